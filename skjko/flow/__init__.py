@@ -1,0 +1,1 @@
+"""The engine: JKO-iFlow in torch. It knows nothing of scikit-learn."""

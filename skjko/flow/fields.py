@@ -1,0 +1,244 @@
+"""Velocity fields f(t, x, context): the right-hand sides of the flow's blocks.
+
+A field maps a time, positions of shape (n, d) and, optionally, a condition of shape
+(n, c) to velocities of shape (n, d). What the integrator needs is `dynamics`: velocity
+and divergence together, with everything that does not change within one solve (the
+condition, products of weights) worked out once.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+from functools import partial
+
+import torch
+from torch import nn
+
+from skjko.flow import divergence
+
+ACTIVATIONS = ("fourier", "tanh", "silu")
+
+
+class VelocityField(nn.Module):
+    """Base class of velocity fields; a new field needs only `forward`.
+
+    `forward(t, x, context=None)` must treat every row apart from the others, or the
+    divergence and the log-density lose their meaning.
+    """
+
+    def velocity(self, context=None):
+        """Return `(t, x) -> (velocity, 0)`: the dynamics of positions alone."""
+        return lambda t, x: (self(t, x, context), 0.0)
+
+    def dynamics(self, context=None):
+        """Return `(t, x) -> (velocity, divergence)` for one solve."""
+        return lambda t, x: divergence.exact(partial(self._at, t, context), x)
+
+    def _at(self, t, context, x):
+        return self(t, x, context)
+
+
+def _fourier(z):
+    # Sine and cosine are each other's derivative up to sign: two transcendental
+    # functions on half the width give value and derivative at the full width.
+    s, c = torch.sin(z), torch.cos(z)
+    return torch.cat([s, c], 1), torch.cat([c, -s], 1)
+
+
+def _tanh(z):
+    # tanh(z) = 2 sigmoid(2z) - 1; torch's sigmoid is vectorised better than its tanh.
+    a = 2 * torch.sigmoid(2 * z) - 1
+    return a, 1 - a * a
+
+
+def _silu(z):
+    s = torch.sigmoid(z)
+    return z * s, s * (1 + z * (1 - s))
+
+
+_VALUE_AND_SLOPE = {"fourier": _fourier, "tanh": _tanh, "silu": _silu}
+
+
+class MLPField(VelocityField):
+    """Multi-layer perceptron plus an affine map, f = MLP(x, t, context) + A x + b.
+
+    Starts as the zero field, so that a new block starts as the identity map. With no
+    hidden layers it is the affine field.
+
+    Parameters
+    ----------
+    n_features : int
+        Dimension d of the positions.
+    hidden_layer_sizes : tuple of int
+        Widths of the hidden layers.
+    activation : {"fourier", "tanh", "silu"}
+        Nonlinearity of the hidden layers. "fourier" means random frequencies in the
+        first layer (sine and cosine of half the width each, so that width must be
+        even) and tanh in those after it.
+    frequency : float
+        Scale of the first layer's weights at the start: a unit sees the projection of
+        x on a random direction, times a number of this size. High frequencies resolve
+        fine structure; they need more rows in higher dimension.
+    time_dependent : bool
+        Whether the time enters the first layer.
+    n_context : int
+        Number of columns of the condition; 0 for none.
+    generator : torch.Generator or None
+        Source of the starting weights.
+    """
+
+    def __init__(
+        self,
+        n_features,
+        hidden_layer_sizes=(128, 128),
+        activation="tanh",
+        frequency=1.0,
+        time_dependent=False,
+        n_context=0,
+        generator=None,
+    ):
+        super().__init__()
+        self.n_features = n_features
+        self.hidden_layer_sizes = tuple(hidden_layer_sizes)
+        self.activation = activation
+        self.time_dependent = time_dependent
+        self.n_context = n_context
+        randn = partial(torch.randn, generator=generator)
+
+        widths = list(self.hidden_layer_sizes)
+        inputs = [n_features, *widths]
+        outputs = list(widths)
+        if widths and activation == "fourier":
+            outputs[0] //= 2
+        scales = [
+            (frequency if i == 0 else 1.0) / math.sqrt(max(fan_in, 1))
+            for i, fan_in in enumerate(inputs[:-1])
+        ]
+        self.weights = nn.ParameterList(
+            nn.Parameter(scale * randn(n_out, n_in))
+            for n_in, n_out, scale in zip(inputs[:-1], outputs, scales, strict=True)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in outputs)
+        if widths and activation != "fourier":
+            # Spread the kinks of the first layer over the data, which have unit scale.
+            with torch.no_grad():
+                self.biases[0].copy_(frequency * randn(outputs[0]))
+        self.out_weight = nn.Parameter(torch.zeros(n_features, inputs[-1]))
+        self.out_bias = nn.Parameter(torch.zeros(n_features))
+        self.linear = nn.Parameter(torch.zeros(n_features, n_features))
+        first = outputs[0] if outputs else n_features
+        self.time_weight = (
+            nn.Parameter(randn(first) if outputs else torch.zeros(first))
+            if time_dependent
+            else None
+        )
+        self.context_weight = (
+            nn.Parameter(
+                randn(first, n_context) / math.sqrt(n_context)
+                if outputs
+                else torch.zeros(first, n_context)
+            )
+            if n_context
+            else None
+        )
+
+    def _shift(self, context):
+        """Bias of the first layer (of the output when there is none), as t -> bias."""
+        bias = self.biases[0] if self.hidden_layer_sizes else self.out_bias
+        if self.context_weight is not None:
+            bias = bias + context @ self.context_weight.T
+        if self.time_weight is None:
+            return lambda t: bias
+        return lambda t: bias + t * self.time_weight
+
+    def _hidden(self, x, bias, layer):
+        z = torch.addmm(bias, x, self.weights[layer].T)
+        kind = self.activation
+        if kind == "fourier" and layer > 0:
+            kind = "tanh"
+        return _VALUE_AND_SLOPE[kind](z)
+
+    def forward(self, t, x, context=None):
+        """Velocities of shape (n, d) at time t and positions x of shape (n, d)."""
+        shift = self._shift(context)(t)
+        n_hidden = len(self.hidden_layer_sizes)
+        if n_hidden == 0:
+            return torch.addmm(shift, x, self.linear.T)
+        a = x
+        for layer in range(n_hidden):
+            a, _ = self._hidden(a, shift if layer == 0 else self.biases[layer], layer)
+        return torch.addmm(
+            torch.addmm(self.out_bias, a, self.out_weight.T), x, self.linear.T
+        )
+
+    def dynamics(self, context=None):
+        """Return `(t, x) -> (velocity, divergence)` for one solve.
+
+        Two hidden layers have a closed form whose cost does not grow with d: with
+        slopes s1, s2 of the hidden units,
+        div f = s2' [W2 * (W1 W3)'] s1 + tr A.
+        """
+        if not self.hidden_layer_sizes:
+            trace = self.linear.trace()
+            return lambda t, x: (self(t, x, context), trace.expand(len(x)))
+        if len(self.hidden_layer_sizes) != 2:
+            return super().dynamics(context)
+        shift = self._shift(context)
+        first = self.weights[0] @ self.out_weight
+        if self.activation == "fourier":
+            first = torch.cat([first, first])
+        mixing = self.weights[1] * first.T
+        trace = self.linear.trace()
+
+        def evaluate(t, x):
+            a1, slope1 = self._hidden(x, shift(t), 0)
+            a2, slope2 = self._hidden(a1, self.biases[1], 1)
+            v = torch.addmm(self.out_bias, a2, self.out_weight.T)
+            v = torch.addmm(v, x, self.linear.T)
+            return v, torch.linalg.vecdot(slope1 @ mixing.T, slope2) + trace
+
+        return evaluate
+
+
+class Confined(VelocityField):
+    """A field faded out beyond the region where it was trained: f(t, x) e(|x| / R).
+
+    e(u) = 1 / (1 + u^8) is close to one on the data and vanishes far from them, where
+    a trained field is an extrapolation that nothing holds to anything. Far points keep
+    still, so that their density is the Gaussian's, falling with distance, and solvers
+    stay accurate there.
+
+    Parameters
+    ----------
+    field : VelocityField
+        The field inside.
+    radius : float
+        R, about the largest length of a training row.
+    """
+
+    def __init__(self, field, radius):
+        super().__init__()
+        self.field = field
+        self.register_buffer("radius", torch.tensor(float(radius)))
+
+    def _envelope(self, x):
+        # Clamped, so that powers of a far row's length stay finite in float32.
+        q = (x.square().sum(1) / self.radius**2).clamp(max=1e4)
+        return q, 1 / (1 + q**4)
+
+    def forward(self, t, x, context=None):
+        """Velocities of shape (n, d) at time t and positions x of shape (n, d)."""
+        return self.field(t, x, context) * self._envelope(x)[1][:, None]
+
+    def dynamics(self, context=None):
+        """Product rule: div(e f) = e div f + <grad e, f>."""
+        inside = self.field.dynamics(context)
+
+        def evaluate(t, x):
+            v, div = inside(t, x)
+            q, e = self._envelope(x)
+            slope = (-8 / self.radius**2) * q**3 * e.square()
+            radial = torch.linalg.vecdot(x, v)
+            return v * e[:, None], div * e + slope * radial
+
+        return evaluate

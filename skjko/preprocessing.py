@@ -1,0 +1,89 @@
+"""Invertible maps of columns, each with its log-derivative."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import numpy as np
+from sklearn.covariance import ledoit_wolf_shrinkage
+
+# A column whose spread is below this share of its magnitude is constant: the digits
+# that would tell its values apart are rounding errors.
+_CONSTANT_TOL = 1e-10
+
+# Principal directions of the correlation matrix with less than this share of the mean
+# variance are flat: no density exists along them, so they stay Gaussian, with this
+# variance, and no flow is trained on them.
+_FLAT_TOL = 1e-8
+
+
+class GaussianWhitening:
+    """Full-covariance Gaussian with Ledoit-Wolf shrinkage, as an affine map to N(0, I).
+
+    Columns are scaled to unit variance first, so that shrinkage does not depend on
+    their units; then the principal components are scaled to unit variance. This is
+    block 0 of the flow: alone, it is a Gaussian density.
+
+    Attributes
+    ----------
+    mean_ : ndarray of shape (n_features,)
+        Weighted mean, in data units.
+    components_ : ndarray of shape (n_features, n_features)
+        The map is z = (x - mean_) @ components_.T after division by `scale_`.
+    scale_ : ndarray of shape (n_features,)
+        Weighted standard deviation of every column, in data units.
+    log_det_ : float
+        log|det dz/dx| in nats.
+    n_flat_ : int
+        Number of flat directions; they are the last columns of z.
+    shrinkage_ : float
+        Share of the identity in the correlation matrix used.
+    """
+
+    def fit(self, X, sample_weight=None):
+        """Estimate the Gaussian from finite float64 rows with positive weights."""
+        n, d = X.shape
+        weight = np.ones(n) if sample_weight is None else sample_weight
+        share = weight / weight.sum()
+        # A shift by a data point first: the mean of numbers of like size is exact to
+        # rounding, and a constant column becomes exactly zero.
+        shift = X[0]
+        centered = X - shift
+        offset = share @ centered
+        centered -= offset
+        self.mean_ = shift + offset
+        magnitude = np.abs(self.mean_) + np.abs(centered).max(axis=0)
+        peak = np.abs(centered).max(axis=0)
+        safe_peak = np.where(peak > 0, peak, 1.0)
+        spread = safe_peak * np.sqrt(share @ (centered / safe_peak) ** 2)
+        constant = (peak == 0) | (spread <= _CONSTANT_TOL * magnitude)
+        self.scale_ = np.where(
+            constant, np.where(magnitude > 0, 1e-3 * magnitude, 1e-3), spread
+        )
+        Z = np.where(constant, 0.0, centered / self.scale_)
+        rows = Z * np.sqrt(share * n)[:, np.newaxis]
+        correlation = rows.T @ rows / n
+        self.shrinkage_ = (
+            float(ledoit_wolf_shrinkage(rows, assume_centered=True)) if d > 1 else 0.0
+        )
+        mean_variance = np.trace(correlation) / d or 1.0
+        values, vectors = np.linalg.eigh(correlation)
+        values, vectors = values[::-1], vectors[:, ::-1]
+        # The largest entry of every direction is positive: eigh leaves signs open.
+        largest = np.abs(vectors).argmax(axis=0)
+        vectors = vectors * np.sign(vectors[largest, np.arange(d)])
+        flat = values <= _FLAT_TOL * mean_variance
+        self.n_flat_ = int(flat.sum())
+        shrunk = (1 - self.shrinkage_) * values + self.shrinkage_ * mean_variance
+        deviation = np.sqrt(np.maximum(shrunk, _FLAT_TOL * mean_variance))
+        self.components_ = (vectors / deviation).T
+        self._inverse = (vectors * deviation).T
+        self.log_det_ = float(-np.log(deviation).sum() - np.log(self.scale_).sum())
+        return self
+
+    def forward(self, X):
+        """Map rows to z; return z and log|det dz/dx| of every row."""
+        Z = ((X - self.mean_) / self.scale_) @ self.components_.T
+        return Z, np.full(len(X), self.log_det_)
+
+    def inverse(self, Z):
+        """Map z back to rows in data units."""
+        return (Z @ self._inverse) * self.scale_ + self.mean_

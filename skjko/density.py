@@ -115,7 +115,7 @@ class JKOFlowDensity(
     alpha : float, default=0.0
         Decoupled weight decay.
 
-    max_iter : int, default=500
+    max_iter : int, default=400
         Largest number of minibatch iterations of every block.
 
     early_stopping : bool, default=True
@@ -262,7 +262,7 @@ class JKOFlowDensity(
         batch_size="auto",
         learning_rate_init=0.01,
         alpha=0.0,
-        max_iter=500,
+        max_iter=400,
         early_stopping=True,
         validation_fraction=0.1,
         random_state=None,

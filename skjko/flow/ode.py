@@ -76,9 +76,10 @@ def invert(dynamics, y, grid, tol=1e-11):
     """Positions x that :func:`integrate` maps to y on the same grid.
 
     Integrating backwards alone would return only to solver order. Each step's discrete
-    map is inverted instead: fixed-point iteration from the backward step, and Newton's
-    method for the rows where the step is no contraction. A row stops by itself once its
-    own residual is below `tol` (relative to its size), whatever its neighbours do.
+    map is inverted instead. The backward step B nearly is its inverse, so correcting x
+    by B(y) - B(step(x)) converges in a few iterations; rows where it does not are left
+    to Newton's method. A row stops by itself once its own residual is below `tol`
+    (relative to its size), whatever its neighbours do.
     """
     for t_next, t in pairwise(reversed(grid)):
         h = t_next - t
@@ -86,25 +87,30 @@ def invert(dynamics, y, grid, tol=1e-11):
         def step(x, t=t, h=h):
             return _rk4_step(dynamics, t, h, x, *dynamics(t, x))[0]
 
-        x, *_ = _rk4_step(dynamics, t_next, -h, y, *dynamics(t_next, y))
-        y = _solve_step(step, x, y, tol)
+        def back(y, t_next=t_next, h=h):
+            return _rk4_step(dynamics, t_next, -h, y, *dynamics(t_next, y))[0]
+
+        y = _solve_step(step, back, y, tol)
     return y
 
 
-def _solve_step(step, x, y, tol, n_fixed_point=15, n_newton=15):
+def _solve_step(step, back, y, tol, n_corrections=10, n_newton=15):
+    start = back(y)
+    x = start.clone()
     scale = tol * (1 + y.abs().amax(1))
     rows = torch.arange(len(x), device=x.device)
-    x = x.clone()
-    for iteration in range(n_fixed_point + n_newton):
-        residual = y[rows] - step(x[rows])
+    for iteration in range(n_corrections + n_newton):
+        image = step(x[rows])
+        residual = y[rows] - image
         moving = residual.abs().amax(1) > scale[rows]
         if not moving.any():
             break
-        rows, residual = rows[moving], residual[moving]
-        if iteration >= n_fixed_point:
+        rows = rows[moving]
+        if iteration < n_corrections:
+            x[rows] += start[rows] - back(image[moving])
+        else:
             jacobian = vmap(jacfwd(lambda row: step(row[None])[0]))(x[rows])
-            residual = torch.linalg.solve(jacobian, residual)
-        x[rows] += residual
+            x[rows] += torch.linalg.solve(jacobian, residual[moving])
     return x
 
 

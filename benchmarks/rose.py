@@ -27,9 +27,7 @@ def tight_log_density(model, X):
     total = torch.as_tensor(log_det)
     with torch.no_grad():
         for block in model.flow_.blocks:
-            x, change, _ = ode.integrate_adaptive(
-                block.field.dynamics(), x, 1e-8, 1e-8
-            )
+            x, change, _ = ode.integrate_adaptive(block.field.dynamics(), x, 1e-8, 1e-8)
             total = total + change
     base = -0.5 * x.square().sum(1) - 0.5 * x.shape[1] * np.log(2 * np.pi)
     return (base + total).numpy()

@@ -2,8 +2,10 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import copy
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 
@@ -41,7 +43,7 @@ N_FOLDS = 3
 # Held-out rows beyond this number would cost time and no longer change a decision.
 MAX_VALIDATION_ROWS = 5000
 
-# Rows of each of the three sets on which the scoring grids are chosen.
+# Rows of each of the sets of points on which the scoring grids are chosen.
 N_PROBES = 512
 
 
@@ -169,8 +171,8 @@ class JKOFlowDensity(
 
     solver_gaps_ : ndarray of shape (n_blocks_, 2)
         Mean and 99th percentile, in nats, of what a finer grid changes in every block,
-        on the worst of held-out rows, own samples and a box three times as wide as the
-        data.
+        on the worst of held-out rows, the farthest training rows, own samples and a box
+        three times as wide as the data.
 
     gaussian_ : GaussianWhitening
         Block 0.
@@ -293,6 +295,8 @@ class JKOFlowDensity(
     # ------------------------------------------------------------------ fitting
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def fit(self, X, y=None, sample_weight=None, X_val=None):
         """Fit the density to rows of data.
 
@@ -306,7 +310,7 @@ class JKOFlowDensity(
             Non-negative weights of the rows. A row of weight 0 is as good as absent.
         X_val : array-like of shape (n_val_samples, n_features), default=None
             Rows to hold out instead of a random part of `X`: for time series and
-            groups, where a random split would leak.
+            groups, where a random split would leak. Needs `early_stopping=True`.
 
         Returns
         -------
@@ -332,8 +336,13 @@ class JKOFlowDensity(
             )
         weight = weight / weight.max()
         if X_val is not None:
+            if not self.early_stopping:
+                raise ValueError(
+                    f"X_val is of no use to {type(self).__name__} with "
+                    "early_stopping=False. Leave it out, or set early_stopping=True."
+                )
             X_val = validate_data(self, X_val, dtype=np.float64, reset=False)
-        device = self._training_device()
+        device = devices.resolve(self.device)
         new_field = self._new_field_factory()
         options = self._options(len(X))
 
@@ -347,7 +356,7 @@ class JKOFlowDensity(
             if len(splits) == 1:
                 X, weight = splits[0][0]
         self.gaussian_ = GaussianWhitening().fit(X, weight)
-        if plans_flow and (result is None or len(splits) > 1):
+        if plans_flow and self._n_active and (result is None or len(splits) > 1):
             result = self._replay(X, weight, result, new_field, options, rng, device)
 
         self._record(result)
@@ -359,15 +368,6 @@ class JKOFlowDensity(
         self._choose_grids(X if held_out is None else held_out, X, rng)
         return self
 
-    def _training_device(self):
-        try:
-            return devices.resolve(self.device)
-        except ValueError as error:
-            raise ValueError(
-                f"The 'device' parameter of {type(self).__name__} must be 'auto' or "
-                f"an available torch device. Got {self.device!r} instead: {error}"
-            ) from error
-
     def _new_field_factory(self):
         """Return (n_features, generator) -> velocity field, from checked parameters."""
         activation, frequency = self.activation, self.frequency
@@ -375,7 +375,8 @@ class JKOFlowDensity(
             activation = "fourier" if self.n_features_in_ <= 3 else "silu"
         if frequency == "auto":
             frequency = 8.0 if activation == "fourier" else 1.0
-        sizes = tuple(self.hidden_layer_sizes)
+        is_sequence = np.ndim(self.hidden_layer_sizes) == 1
+        sizes = tuple(self.hidden_layer_sizes) if is_sequence else (None,)
         even = activation == "fourier" and len(sizes) > 0
         if any(not isinstance(m, Integral) or m < 1 for m in sizes) or (
             even and sizes[0] % 2
@@ -386,14 +387,18 @@ class JKOFlowDensity(
                 f"{', the first of them even' if even else ''}. "
                 f"Got {self.hidden_layer_sizes!r} instead."
             )
-        return lambda n_features, generator: fields.MLPField(
-            n_features,
-            sizes,
-            activation,
-            frequency,
-            self.time_dependent,
-            generator=generator,
-        )
+
+        def new_field(n_features, generator):
+            return fields.MLPField(
+                n_features,
+                sizes,
+                activation,
+                frequency,
+                self.time_dependent,
+                generator=generator,
+            )
+
+        return new_field
 
     def _options(self, n_samples):
         return Options(
@@ -453,7 +458,8 @@ class JKOFlowDensity(
     def _train(self, splits, new_field, options, rng, device):
         folds = [self._fold(train, held_out, device) for train, held_out in splits]
         if min(fold.train.x.shape[1] for fold in folds) == 0:
-            return None, None
+            # Some fold has nothing that a flow could move: the Gaussian stays alone.
+            options = replace(options, step_sizes=())
         result = scheme.train(
             folds, new_field, options, [_generator(rng) for _ in folds], self._report
         )
@@ -461,8 +467,6 @@ class JKOFlowDensity(
 
     def _replay(self, X, weight, decided, new_field, options, rng, device):
         """Train on all rows: what the folds decided, or the whole schedule."""
-        if self._n_active == 0:
-            return decided
         plan = scheme.whole_schedule(options) if decided is None else decided
         Z, _ = self.gaussian_.forward(X)
         rows = self._rows(Z, weight, self._n_active, device)
@@ -485,7 +489,7 @@ class JKOFlowDensity(
         )
 
     def _choose_grids(self, rows, X, rng):
-        """Choose the scoring grids on three kinds of points; warn if none will do."""
+        """Choose the scoring grids; warn of blocks that none will do for."""
         draw = np.random.RandomState(rng.randint(2**31 - 1))
         if len(rows) > N_PROBES:
             rows = rows[draw.choice(len(rows), N_PROBES, replace=False)]
@@ -494,7 +498,9 @@ class JKOFlowDensity(
         box = centre + 3 * half * draw.uniform(-1, 1, (N_PROBES, X.shape[1]))
         base = draw.standard_normal((N_PROBES, self._n_active))
         own = self.flow_.inverse(torch.as_tensor(base))
-        probes = [self._whiten(rows)[0], own, self._whiten(box)[0]]
+        Z = self._whiten(X)[0]
+        farthest = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices
+        probes = [self._whiten(rows)[0], Z[farthest], own, self._whiten(box)[0]]
         gaps = accuracy.choose_grids(self.flow_, probes)
         self.n_ode_steps_ = np.array([b.n_ode_steps for b in self.flow_.blocks], int)
         self.solver_gaps_ = np.array(gaps).reshape(-1, 2)
@@ -543,7 +549,7 @@ class JKOFlowDensity(
         if device.type == "cpu":
             return self.flow_, device
         # A copy: the fitted model stays on the CPU, and scoring changes nothing in it.
-        return Flow(self._n_active, self.flow_.blocks).to(device), device
+        return copy.deepcopy(self.flow_).to(device), device
 
     def _validated(self, X):
         check_is_fitted(self)
@@ -555,7 +561,11 @@ class JKOFlowDensity(
         (log_prob,) = in_chunks(
             lambda x, context: (flow.log_prob(x.to(device), context).cpu(),), z
         )
-        return log_prob.numpy() + log_det + _normal_logpdf(flat)
+        scores = log_prob.numpy() + log_det + _normal_logpdf(flat)
+        # Beyond about 1e154 standard deviations the square of a length overflows, and
+        # so does the logarithm of the density.
+        with np.errstate(over="ignore"):
+            return np.where(np.isfinite(np.square(z.numpy()).sum(1)), scores, -np.inf)
 
     def score_samples(self, X):
         """Compute the log-density of every row.
@@ -686,7 +696,11 @@ class JKOFlowDensity(
             names if the model was fitted on one.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if (
+            not isinstance(n_samples, Integral)
+            or isinstance(n_samples, bool)
+            or n_samples < 1
+        ):
             raise ValueError(
                 f"The 'n_samples' parameter of {type(self).__name__}.sample must be an "
                 f"int in the range [1, inf). Got {n_samples!r} instead."

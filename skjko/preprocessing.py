@@ -10,8 +10,8 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 _CONSTANT_TOL = 1e-10
 
 # Principal directions of the correlation matrix with less than this share of the mean
-# variance are flat: no density exists along them, so they stay Gaussian, with this
-# variance, and no flow is trained on them.
+# variance are flat: no density exists along them, so no flow is trained on them, and
+# they stay Gaussian with what variance the shrinkage gives them, but at least this.
 _FLAT_TOL = 1e-8
 
 

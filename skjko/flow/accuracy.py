@@ -8,10 +8,10 @@ import torch
 
 from skjko.flow import objective, ode
 
-MEAN_TOL = 2e-3
+MEAN_TOL = 1e-3
 """Largest mean change of a log-density, in nats, that a finer grid may still make."""
 
-QUANTILE_TOL = 2e-2
+QUANTILE_TOL = 1e-2
 """Largest 99th percentile of that change."""
 
 MIN_STEPS, MAX_STEPS = 2, 256

@@ -5,14 +5,24 @@
 import torch
 
 
-def is_available(device):
-    """Whether tensors can be put on this device here."""
-    kind = torch.device(device).type
+def _is_available(kind):
     if kind == "cuda":
         return torch.cuda.is_available()
     if kind == "mps":
         return torch.backends.mps.is_available()
     return kind == "cpu"
+
+
+def _parse(device):
+    if device == "auto":
+        return next(torch.device(d) for d in ("cuda", "mps", "cpu") if _is_available(d))
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            "The 'device' parameter must be 'auto' or the name of a torch device. "
+            f"Got {device!r} instead."
+        ) from error
 
 
 def resolve(device):
@@ -21,16 +31,14 @@ def resolve(device):
     Raises
     ------
     ValueError
-        If a named device does not exist here.
+        If a named device is unknown or does not exist here.
     """
-    if device == "auto":
-        return next(torch.device(d) for d in ("cuda", "mps", "cpu") if is_available(d))
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"{device!r} is not a torch device.") from error
-    if not is_available(found):
-        raise ValueError(f"the device {device!r} is not available on this machine.")
+    found = _parse(device)
+    if not _is_available(found.type):
+        raise ValueError(
+            "The 'device' parameter must be 'auto' or a device of this machine. "
+            f"Got {device!r} instead."
+        )
     return found
 
 
@@ -39,7 +47,5 @@ def for_scoring(device):
 
     A model fitted on a GPU still scores on a machine without one; mps has no float64.
     """
-    kind = "cpu" if device == "auto" or not is_available(device) else device
-    if device == "auto" and is_available("cuda"):
-        kind = "cuda"
-    return torch.device("cpu" if torch.device(kind).type == "mps" else kind)
+    found = _parse(device)
+    return found if found.type == "cuda" and _is_available("cuda") else _parse("cpu")

@@ -103,7 +103,9 @@ class MLPField(VelocityField):
         self.activation = activation
         self.time_dependent = time_dependent
         self.n_context = n_context
-        randn = partial(torch.randn, generator=generator)
+        # Float32 whatever torch's default is: the same seed means the same weights.
+        randn = partial(torch.randn, generator=generator, dtype=torch.float32)
+        zeros = partial(torch.zeros, dtype=torch.float32)
 
         widths = list(self.hidden_layer_sizes)
         inputs = [n_features, *widths]
@@ -118,17 +120,17 @@ class MLPField(VelocityField):
             nn.Parameter(scale * randn(n_out, n_in))
             for n_in, n_out, scale in zip(inputs[:-1], outputs, scales, strict=True)
         )
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in outputs)
+        self.biases = nn.ParameterList(nn.Parameter(zeros(n)) for n in outputs)
         if widths and activation != "fourier":
             # Spread the kinks of the first layer over the data, which have unit scale.
             with torch.no_grad():
                 self.biases[0].copy_(frequency * randn(outputs[0]))
-        self.out_weight = nn.Parameter(torch.zeros(n_features, inputs[-1]))
-        self.out_bias = nn.Parameter(torch.zeros(n_features))
-        self.linear = nn.Parameter(torch.zeros(n_features, n_features))
+        self.out_weight = nn.Parameter(zeros(n_features, inputs[-1]))
+        self.out_bias = nn.Parameter(zeros(n_features))
+        self.linear = nn.Parameter(zeros(n_features, n_features))
         first = outputs[0] if outputs else n_features
         self.time_weight = (
-            nn.Parameter(randn(first) if outputs else torch.zeros(first))
+            nn.Parameter(randn(first) if outputs else zeros(first))
             if time_dependent
             else None
         )
@@ -136,7 +138,7 @@ class MLPField(VelocityField):
             nn.Parameter(
                 randn(first, n_context) / math.sqrt(n_context)
                 if outputs
-                else torch.zeros(first, n_context)
+                else zeros(first, n_context)
             )
             if n_context
             else None
@@ -219,7 +221,7 @@ class Confined(VelocityField):
     def __init__(self, field, radius):
         super().__init__()
         self.field = field
-        self.register_buffer("radius", torch.tensor(float(radius)))
+        self.register_buffer("radius", torch.tensor(radius, dtype=torch.float32))
 
     def _envelope(self, x):
         # Clamped, so that powers of a far row's length stay finite in float32.

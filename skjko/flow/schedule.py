@@ -13,4 +13,8 @@ def geometric(step_size, growth, max_step_size, n_blocks):
 
     Section 5.1 of Xu, Cheng, Xie (2023) uses 0.25 and 1.2 to 1.4.
     """
-    return tuple(min(step_size * growth**k, max_step_size) for k in range(n_blocks))
+    sizes = []
+    for _ in range(n_blocks):
+        sizes.append(min(step_size, max_step_size))
+        step_size = sizes[-1] * growth
+    return tuple(sizes)

@@ -117,7 +117,7 @@ class JKOFlowDensity(
     alpha : float, default=0.0
         Decoupled weight decay.
 
-    max_iter : int, default=400
+    max_iter : int, default=350
         Largest number of minibatch iterations of every block.
 
     early_stopping : bool, default=True
@@ -264,7 +264,7 @@ class JKOFlowDensity(
         batch_size="auto",
         learning_rate_init=0.01,
         alpha=0.0,
-        max_iter=400,
+        max_iter=350,
         early_stopping=True,
         validation_fraction=0.1,
         random_state=None,
@@ -419,7 +419,11 @@ class JKOFlowDensity(
             movement_tol=self.movement_tol,
             # Small samples overfit, and do not recover; on large ones a pause may be
             # the learning rate's, which a later iteration makes good.
-            patience=3 if n_samples < CROSS_VALIDATION_ROWS else 10,
+            **(
+                {"n_evaluations": 20, "patience": 3}
+                if n_samples < CROSS_VALIDATION_ROWS
+                else {"n_evaluations": 10, "patience": 5}
+            ),
         )
 
     def _splits(self, X, weight, X_val, rng):

@@ -88,18 +88,23 @@ class Fold:
         return objective.negative_log_likelihood(*self._extend(block))
 
     @torch.no_grad()
+    def mean_square_move(self, block, max_rows=20_000):
+        """Mean square displacement of (the first) training rows by a block."""
+        rows = self.train.take(slice(max_rows))
+        (y,) = in_chunks(lambda x, c: (block.push(x, c),), rows.x, rows.context)
+        return rows.mean(objective.squared_displacement(rows.x, y))
+
+    @torch.no_grad()
     def push(self, block):
-        """Push all rows through a block; return the training rows' mean square move."""
+        """Push all rows through a block, ready for the next one."""
         train = self.train
         (y,) = in_chunks(lambda x, c: (block.push(x, c),), train.x, train.context)
-        moved = train.mean(objective.squared_displacement(train.x, y))
         self.train = Rows(y, train.weight, train.context)
         if self.held_out is not None:
             rows = self.held_out
             x, self._log_det = self._extend(block)
             self.held_out = Rows(x, rows.weight, rows.context)
             self.nll = objective.negative_log_likelihood(x, self._log_det)
-        return moved
 
 
 def _block(velocity_field, step_size, options):
@@ -217,7 +222,8 @@ def train(folds, new_field, options, generators, on_event=silent):
             break
         blocks = [_block(f, h, options) for f in stage.best_fields]
         if stage.best_gain > stage.best_error:
-            moved = sum(f.push(b) for f, b in zip(folds, blocks, strict=True))
+            pairs = list(zip(folds, blocks, strict=True))
+            moved = sum(fold.mean_square_move(block) for fold, block in pairs)
             losses = stage.trainers[0].losses[: stage.best_iter]
             movement = math.sqrt(moved / len(folds))
             result.blocks.append(blocks[0])
@@ -225,6 +231,9 @@ def train(folds, new_field, options, generators, on_event=silent):
                 BlockRecord(h, stage.best_iter, movement, losses, stage.best_nll)
             )
             fields = [confined.field for confined in stage.best_fields]
+            if queue:
+                for fold, block in pairs:
+                    fold.push(block)
             report("kept", stage.best_iter, stage.best_nll)
         else:
             if _movement_share(folds[0].held_out, blocks[0]) < options.movement_tol:
@@ -280,7 +289,8 @@ def replay(fold, new_field, plan, options, generator, on_event=silent):
         trainer = BlockTrainer(confined, fold.train, h, options, generator)
         trainer.advance(record.n_iter)
         block = _block(trainer.average, h, options)
-        moved = fold.push(block)
+        moved = fold.mean_square_move(block)
+        fold.push(block)
         result.blocks.append(block)
         result.records.append(
             replace(record, movement=math.sqrt(moved), losses=trainer.losses)

@@ -27,10 +27,11 @@ class Options:
     # exploiting the coarse grid it is trained on.
     error_weight: float = 2.0
     grid_jitter: float = 0.3
-    # The first 5 % of the iterations warm up; held-out rows are scored every 5 %.
+    # Share of the iterations in which the learning rate rises; how often held-out rows
+    # are scored in all of them, and how often in a row they may disappoint.
     warm_up: float = 0.05
-    n_evaluations: int = 20
-    patience: int = 10
+    n_evaluations: int = 10
+    patience: int = 5
     averaging: float = 0.98
     max_grad_norm: float = 10.0
 

@@ -19,7 +19,6 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import KFold
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
@@ -32,16 +31,7 @@ from skjko.flow import accuracy, devices, fields, scheme
 from skjko.flow.flow import Flow, in_chunks
 from skjko.flow.training import Options, Rows
 from skjko.preprocessing import GaussianWhitening
-
-# The rule for small samples. Up to GAUSSIAN_ROWS rows nothing but the shrunk Gaussian
-# can be told from noise; below CROSS_VALIDATION_ROWS a tenth held out is too few rows
-# to decide by, so all rows take turns and the flow is then trained again on all.
-GAUSSIAN_ROWS = 10
-CROSS_VALIDATION_ROWS = 1000
-N_FOLDS = 3
-
-# Held-out rows beyond this number would cost time and no longer change a decision.
-MAX_VALIDATION_ROWS = 5000
+from skjko.splitting import CROSS_VALIDATION_ROWS, GAUSSIAN_ROWS, held_out_splits
 
 # Rows of each of the sets of points on which the scoring grids are chosen.
 N_PROBES = 512
@@ -324,24 +314,7 @@ class JKOFlowDensity(
             weight, or a parameter is out of its range.
         """
         from_pandas = hasattr(X, "iloc")
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        X, weight = X[weight > 0], weight[weight > 0]
-        if len(X) < 2:
-            raise ValueError(
-                f"{type(self).__name__} requires at least 2 samples with a positive "
-                f"sample_weight. Got {len(X)} instead."
-            )
-        weight = weight / weight.max()
-        if X_val is not None:
-            if not self.early_stopping:
-                raise ValueError(
-                    f"X_val is of no use to {type(self).__name__} with "
-                    "early_stopping=False. Leave it out, or set early_stopping=True."
-                )
-            X_val = validate_data(self, X_val, dtype=np.float64, reset=False)
+        X, weight, X_val = self._validated_for_fit(X, sample_weight, X_val)
         device = devices.resolve(self.device)
         new_field = self._new_field_factory()
         options = self._options(len(X))
@@ -351,7 +324,7 @@ class JKOFlowDensity(
         plans_flow = options.step_sizes and len(X) > GAUSSIAN_ROWS
         held_out = None
         if plans_flow and self.early_stopping:
-            splits = self._splits(X, weight, X_val, rng)
+            splits = held_out_splits(X, weight, X_val, self.validation_fraction, rng)
             result, held_out = self._train(splits, new_field, options, rng, device)
             if len(splits) == 1:
                 X, weight = splits[0][0]
@@ -362,11 +335,34 @@ class JKOFlowDensity(
         self._record(result)
         self._n_features_out = X.shape[1]
         self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
-        blocks = [] if result is None else result.blocks
-        self.flow_ = Flow(self._n_active, blocks).to("cpu", torch.float64)
-        self.flow_.requires_grad_(False)
+        # To the CPU first: mps has no float64.
+        flow = Flow(self._n_active, [] if result is None else result.blocks)
+        self.flow_ = flow.to("cpu").to(torch.float64).requires_grad_(False)
         self._choose_grids(X if held_out is None else held_out, X, rng)
         return self
+
+    def _validated_for_fit(self, X, sample_weight, X_val):
+        """Checked arrays, without the rows of weight zero."""
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        X, weight = X[weight > 0], weight[weight > 0]
+        if len(X) < 2:
+            raise ValueError(
+                f"{type(self).__name__} requires at least 2 samples with a positive "
+                f"sample_weight. Got {len(X)} instead."
+            )
+        # Divided by the largest, so that no sum of weights can overflow.
+        weight = weight / weight.max()
+        if X_val is not None:
+            if not self.early_stopping:
+                raise ValueError(
+                    f"X_val is of no use to {type(self).__name__} with "
+                    "early_stopping=False. Leave it out, or set early_stopping=True."
+                )
+            X_val = validate_data(self, X_val, dtype=np.float64, reset=False)
+        return X, weight, X_val
 
     def _new_field_factory(self):
         """Return (n_features, generator) -> velocity field, from checked parameters."""
@@ -425,19 +421,6 @@ class JKOFlowDensity(
                 else {"n_evaluations": 10, "patience": 5}
             ),
         )
-
-    def _splits(self, X, weight, X_val, rng):
-        """Pairs of (rows, weights) to train on and to hold out."""
-        if X_val is not None:
-            return [((X, weight), (X_val, np.ones(len(X_val))))]
-        n = len(X)
-        if n < CROSS_VALIDATION_ROWS:
-            folds = KFold(N_FOLDS, shuffle=True, random_state=rng).split(X)
-            return [((X[a], weight[a]), (X[b], weight[b])) for a, b in folds]
-        order = rng.permutation(n)
-        n_val = min(math.ceil(self.validation_fraction * n), MAX_VALIDATION_ROWS, n - 2)
-        a, b = order[n_val:], order[:n_val]
-        return [((X[a], weight[a]), (X[b], weight[b]))]
 
     @staticmethod
     def _rows(Z, weight, n_active, device):

@@ -23,6 +23,7 @@ FLOORS = {
     "skjko.datasets": 0,
     "skjko.metrics": 0,
     "skjko.preprocessing": 0,
+    "skjko.splitting": 0,
     "skjko.flow.devices": 0,
     "skjko.flow.divergence": 0,
     "skjko.flow.objective": 0,

@@ -494,7 +494,7 @@ class JKOFlowDensity(
         wide = [
             f"{k} (mean {gap.mean:.2g}, 99th percentile {gap.quantile:.2g})"
             for k, gap in enumerate(gaps, start=1)
-            if gap.exceeds()
+            if gap.exceeds(1 / len(gaps))
         ]
         if wide:
             warnings.warn(

@@ -50,8 +50,8 @@ class GaussianWhitening:
         offset = share @ centered
         centered -= offset
         self.mean_ = shift + offset
-        magnitude = np.abs(self.mean_) + np.abs(centered).max(axis=0)
         peak = np.abs(centered).max(axis=0)
+        magnitude = np.abs(self.mean_) + peak
         safe_peak = np.where(peak > 0, peak, 1.0)
         spread = safe_peak * np.sqrt(share @ (centered / safe_peak) ** 2)
         constant = (peak == 0) | (spread <= _CONSTANT_TOL * magnitude)

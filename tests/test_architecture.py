@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 # Modules of one floor do not know each other, so imports cannot form a cycle.
 FLOORS = {
     "skjko.datasets": 0,
-    "skjko.metrics": 0,
     "skjko.preprocessing": 0,
     "skjko.splitting": 0,
     "skjko.flow.devices": 0,

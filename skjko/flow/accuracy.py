@@ -85,7 +85,7 @@ def choose_grids(flow, probes, context=None):
     for block in flow.blocks:
         gap, x = _refine(block, x, sizes, share, context)
         gaps.append(gap)
-    if not any(gap.exceeds() for gap in gaps):
+    if not any(gap.exceeds(share) for gap in gaps):
         _refine_together(flow, start, sizes, context)
     return gaps
 
@@ -118,3 +118,13 @@ def _refine(block, x, sizes, share, context=None):
             block.n_ode_steps = n_steps
             return gap, fine_y
         n_steps, score = finer(n_steps), fine_score
+
+
+@torch.no_grad()
+def tight_log_prob(flow, x, context=None):
+    """Log-density of rows by a tight adaptive solve of every block: the referee."""
+    log_det = x.new_zeros(len(x))
+    for block in flow.blocks:
+        solution = ode.integrate_adaptive(block.field.dynamics(context), x)
+        x, log_det = solution.y, log_det + solution.log_det
+    return -objective.negative_log_likelihood(x, log_det)

@@ -114,7 +114,7 @@ def _solve_step(step, back, y, tol, n_corrections=10, n_newton=15):
     return x
 
 
-def integrate_adaptive(dynamics, x, rtol=1e-8, atol=1e-8, reverse=False):
+def integrate_adaptive(dynamics, x, rtol=1e-8, atol=1e-8):
     """Integrate over unit time with adaptive Dormand-Prince (torchdiffeq): the referee.
 
     Couples the rows of a batch through its step-size control, so it judges fixed grids
@@ -125,7 +125,7 @@ def integrate_adaptive(dynamics, x, rtol=1e-8, atol=1e-8, reverse=False):
         velocity, div = dynamics(t, state[0])
         return velocity, div + torch.zeros_like(state[1])
 
-    times = torch.tensor([1.0, 0.0] if reverse else [0.0, 1.0], dtype=torch.float64)
+    times = torch.tensor([0.0, 1.0])
     y, log_det = odeint(
         joint, (x, x.new_zeros(len(x))), times.to(x), rtol=rtol, atol=atol,
         method="dopri5",

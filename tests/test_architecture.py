@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[1]
 
 # Modules of one floor do not know each other, so imports cannot form a cycle.
 FLOORS = {
-    "skjko.datasets": 0,
+    "skjko.datasets.base": 0,
+    "skjko.datasets.planar": 1,
+    "skjko.datasets.tables": 1,
     "skjko.preprocessing": 0,
     "skjko.splitting": 0,
     "skjko.flow.devices": 0,

@@ -14,17 +14,19 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 from scipy.special import ive, logsumexp
 
-from skjko import datasets
 from skjko.datasets import (
     Distribution,
+    base,
     checkerboard,
     eight_gaussians,
     fractal_tree,
     moons,
+    planar,
     rings,
     rose,
     spirals,
 )
+from skjko.datasets.base import BLOCK_SIZE, IsotropicMixture
 
 # Each distribution with the spacing of a grid that resolves it. For a Gaussian of
 # standard deviation s, the trapezoidal rule of spacing h has relative error
@@ -165,7 +167,7 @@ def test_random_state(case):
 def test_score_samples_does_not_depend_on_blocks(case):
     _, distribution, _ = case
     # More rows than one block, in a number which no block size divides.
-    X = distribution.sample(datasets._BLOCK_SIZE // distribution._n_terms + 13, 6)
+    X = distribution.sample(BLOCK_SIZE // distribution._n_terms + 13, 6)
     X = X[: 2 * 10**4 + 13]
     log_density = distribution.score_samples(X)
     assert log_density.shape == (len(X),)
@@ -501,14 +503,15 @@ def test_base_class_serves_other_dimensions():
 
 def test_isotropic_mixture_in_three_dimensions():
     centers = [[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]
-    mixture = datasets._IsotropicMixture("pair", centers, [0.5, 2.0], [1.0, 3.0])
+    mixture = IsotropicMixture("pair", centers, [0.5, 2.0], [1.0, 3.0])
     X = mixture.sample(50, random_state=16)
     density = 0.25 * stats.multivariate_normal(centers[0], 0.25 * np.eye(3)).pdf(X)
     density += 0.75 * stats.multivariate_normal(centers[1], 4.0 * np.eye(3)).pdf(X)
     assert_allclose(mixture.score_samples(X), np.log(density), rtol=1e-12)
 
 
-def test_doctests():
-    results = doctest.testmod(datasets)
+@pytest.mark.parametrize("module", [base, planar])
+def test_doctests(module):
+    results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0

@@ -23,6 +23,7 @@ FLOORS = {
     "skjko.datasets.base": 0,
     "skjko.datasets.planar": 1,
     "skjko.datasets.tables": 1,
+    "skjko.metrics": 0,
     "skjko.preprocessing": 0,
     "skjko.splitting": 0,
     "skjko.flow.devices": 0,

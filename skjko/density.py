@@ -3,10 +3,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
-import math
 import warnings
 from dataclasses import replace
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -19,7 +17,7 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import Bunch, check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -27,14 +25,24 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skjko.flow import accuracy, devices, fields, scheme
-from skjko.flow.flow import Flow, in_chunks
-from skjko.flow.training import Options, Rows
-from skjko.preprocessing import GaussianWhitening
-from skjko.splitting import CROSS_VALIDATION_ROWS, GAUSSIAN_ROWS, held_out_splits
+from skjko import fitting
+from skjko.flow import devices, fields, schedule
+from skjko.flow.flow import Flow
+from skjko.flow.training import Options
+from skjko.model import Model
+from skjko.splitting import CROSS_VALIDATION_ROWS
+from skjko.summary import summarize
 
-# Rows of each of the sets of points on which the scoring grids are chosen.
-N_PROBES = 512
+# A fit continues an earlier one with more of these, and with the others unchanged.
+_GROWING = ("max_blocks", "n_reparameterizations", "n_refinements")
+_FIXED = (
+    "hidden_layer_sizes",
+    "activation",
+    "frequency",
+    "time_dependent",
+    "early_stopping",
+    "validation_fraction",
+)
 
 
 class JKOFlowDensity(
@@ -94,6 +102,27 @@ class JKOFlowDensity(
         relative to the mean square length of the rows it has pushed, is below this and
         its gain is within the noise of the held-out rows.
 
+    n_reparameterizations : int, default=0
+        Largest number of rounds that train all blocks again with step sizes under which
+        their movements are more even. They end when the movements are even, or when
+        evenness costs held-out likelihood.
+
+    n_refinements : int, default=0
+        Largest number of rounds that split every block's time in two and train the
+        halves again. They end when a round does not pay on held-out rows.
+
+    divergence : {"exact", "hutchinson", "finite_difference"}, default="exact"
+        How training computes the divergence of the field: exactly, by Hutchinson's
+        estimate with random signs, or by its finite-difference form. Two hidden layers
+        make the exact one the cheapest. Scores are always exact.
+
+    n_probes : int, default=1
+        Random probes of an estimated divergence, fixed within a solve.
+
+    probe_scale : float, default=0.01
+        Step sigma_0 of "finite_difference", in standard deviations; divided by the
+        square root of the number of columns.
+
     n_ode_steps : int, default=2
         Runge-Kutta steps through a block in training. Scores use finer grids, chosen at
         fit so that a finer grid still changes nothing.
@@ -102,7 +131,9 @@ class JKOFlowDensity(
         Rows in a minibatch; "auto" is `min(1000, n_samples)`.
 
     learning_rate_init : float, default=0.01
-        Peak learning rate of Adam; within a block it warms up and falls to zero.
+        Peak learning rate of Adam; within a block it warms up and falls to zero. The
+        matrices between hidden layers learn by Muon, at ten times this rate, from 1000
+        rows on.
 
     alpha : float, default=0.0
         Decoupled weight decay.
@@ -122,6 +153,11 @@ class JKOFlowDensity(
     random_state : int, RandomState instance or None, default=None
         Starting weights, minibatches and the validation split. Pass an int for a
         reproducible model.
+
+    warm_start : bool, default=False
+        Whether `fit` continues the fit before it, on the same rows, with larger
+        `max_blocks`, `n_reparameterizations` or `n_refinements`, instead of starting
+        again. The parameters of the field and of the held-out rows cannot change.
 
     verbose : bool, default=False
         Whether to print a line for every block.
@@ -143,14 +179,20 @@ class JKOFlowDensity(
         deviations of the whitened data.
 
     n_iter_ : int
-        Number of iterations that the blocks trained for, at least 1 (the closed form
-        of block 0).
+        Number of iterations that the blocks trained for in all rounds, at least 1 (the
+        closed form of block 0).
 
     n_iter_per_block_ : ndarray of shape (n_blocks_,)
-        The same for every block.
+        The same for every block, in the last round that trained it.
 
     loss_curve_ : list of float
-        JKO objective of every iteration, block after block.
+        JKO objective of every iteration, round after round and block after block.
+
+    history_ : list of Bunch
+        One for every round of training, with `round` ("grow", "reparameterize" or
+        "refine"), whether it was `accepted`, the `step_sizes`, `movements`,
+        `validation_scores` and `n_iter_per_block` of the flow that it made, and its
+        `n_minibatches`, with those of dropped blocks and of cross-validation.
 
     validation_scores_ : ndarray of shape (n_blocks_ + 1,) or None
         Mean log-density of the held-out rows, in nats and data units, after block 0 and
@@ -190,7 +232,8 @@ class JKOFlowDensity(
     References
     ----------
     .. [1] C. Xu, X. Cheng, Y. Xie, "Normalizing flow neural networks by JKO scheme",
-       NeurIPS 2023. Proposition 3.1 is the objective of a block.
+       NeurIPS 2023. Proposition 3.1 is the objective of a block; Section 4.2 has the
+       reparameterization and the refinement, Appendix B.2 the finite differences.
 
     Examples
     --------
@@ -222,6 +265,11 @@ class JKOFlowDensity(
         "max_step_size": [Interval(Real, 0, None, closed="neither")],
         "free_block": ["boolean"],
         "movement_tol": [Interval(Real, 0, None, closed="left")],
+        "n_reparameterizations": [Interval(Integral, 0, None, closed="left")],
+        "n_refinements": [Interval(Integral, 0, None, closed="left")],
+        "divergence": [StrOptions({"exact", "hutchinson", "finite_difference"})],
+        "n_probes": [Interval(Integral, 1, None, closed="left")],
+        "probe_scale": [Interval(Real, 0, None, closed="neither")],
         "n_ode_steps": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
             StrOptions({"auto"}),
@@ -233,6 +281,7 @@ class JKOFlowDensity(
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
+        "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "device": [str],
     }
@@ -250,6 +299,11 @@ class JKOFlowDensity(
         max_step_size=8.0,
         free_block=True,
         movement_tol=0.01,
+        n_reparameterizations=0,
+        n_refinements=0,
+        divergence="exact",
+        n_probes=1,
+        probe_scale=0.01,
         n_ode_steps=2,
         batch_size="auto",
         learning_rate_init=0.01,
@@ -258,6 +312,7 @@ class JKOFlowDensity(
         early_stopping=True,
         validation_fraction=0.1,
         random_state=None,
+        warm_start=False,
         verbose=False,
         device="auto",
     ):
@@ -271,6 +326,11 @@ class JKOFlowDensity(
         self.max_step_size = max_step_size
         self.free_block = free_block
         self.movement_tol = movement_tol
+        self.n_reparameterizations = n_reparameterizations
+        self.n_refinements = n_refinements
+        self.divergence = divergence
+        self.n_probes = n_probes
+        self.probe_scale = probe_scale
         self.n_ode_steps = n_ode_steps
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
@@ -279,6 +339,7 @@ class JKOFlowDensity(
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.random_state = random_state
+        self.warm_start = warm_start
         self.verbose = verbose
         self.device = device
 
@@ -314,36 +375,50 @@ class JKOFlowDensity(
             weight, or a parameter is out of its range.
         """
         from_pandas = hasattr(X, "iloc")
-        X, weight, X_val = self._validated_for_fit(X, sample_weight, X_val)
-        device = devices.resolve(self.device)
-        new_field = self._new_field_factory()
-        options = self._options(len(X))
-
+        earlier = self._earlier_fit()
+        X, weight, X_val = self._validated_for_fit(X, sample_weight, X_val, earlier)
         rng = check_random_state(self.random_state)
-        result = None
-        plans_flow = options.step_sizes and len(X) > GAUSSIAN_ROWS
-        held_out = None
-        if plans_flow and self.early_stopping:
-            splits = held_out_splits(X, weight, X_val, self.validation_fraction, rng)
-            result, held_out = self._train(splits, new_field, options, rng, device)
-            if len(splits) == 1:
-                X, weight = splits[0][0]
-        self.gaussian_ = GaussianWhitening().fit(X, weight)
-        if plans_flow and self._n_active and (result is None or len(splits) > 1):
-            result = self._replay(X, weight, result, new_field, options, rng, device)
-
-        self._record(result)
+        work = self._work(len(X), earlier)
+        fitted, rows = fitting.train(X, weight, X_val, work, rng, earlier)
+        self._record(fitted)
         self._n_features_out = X.shape[1]
         self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
-        # To the CPU first: mps has no float64.
-        flow = Flow(self._n_active, [] if result is None else result.blocks)
-        self.flow_ = flow.to("cpu").to(torch.float64).requires_grad_(False)
-        self._choose_grids(X if held_out is None else held_out, X, rng)
+        self._choose_grids(rows, X, rng)
         return self
 
-    def _validated_for_fit(self, X, sample_weight, X_val):
+    def _earlier_fit(self):
+        """What there is to continue, or None."""
+        if not (self.warm_start and hasattr(self, "_fitted") and self._fitted.rounds):
+            return None
+        for name in _FIXED:
+            before, now = self._fitted_with[name], getattr(self, name)
+            if not np.array_equal(before, now):
+                raise ValueError(
+                    f"The {name!r} parameter of {type(self).__name__} cannot change "
+                    f"between fits with warm_start=True: it was {before!r}. Got "
+                    f"{now!r} instead. Set warm_start=False to start again."
+                )
+        for name in _GROWING:
+            before, now = self._fitted_with[name], getattr(self, name)
+            if now < before:
+                raise ValueError(
+                    f"The {name!r} parameter of {type(self).__name__} must be at least "
+                    f"{before}, that of the fit to continue, with warm_start=True. Got "
+                    f"{now!r} instead."
+                )
+        if all(self._fitted_with[name] == getattr(self, name) for name in _GROWING):
+            warnings.warn(
+                f"Nothing to train: with warm_start=True a fit continues the one "
+                f"before it with larger {', '.join(_GROWING)}.",
+                stacklevel=3,
+            )
+        return replace(self._fitted, gaussian=self.gaussian_, blocks=self.flow_.blocks)
+
+    def _validated_for_fit(self, X, sample_weight, X_val, earlier):
         """Checked arrays, without the rows of weight zero."""
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = validate_data(
+            self, X, dtype=np.float64, ensure_min_samples=2, reset=earlier is None
+        )
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
@@ -396,15 +471,24 @@ class JKOFlowDensity(
 
         return new_field
 
-    def _options(self, n_samples):
-        return Options(
-            step_sizes=scheme.step_sizes(
-                self.step_size,
-                self.step_size_growth,
-                self.max_step_size,
-                self.max_blocks,
-                self.free_block,
-            ),
+    def _work(self, n_samples, earlier):
+        """All that training needs to know of the parameters."""
+        step_sizes = schedule.plan(
+            self.step_size,
+            self.step_size_growth,
+            self.max_step_size,
+            self.max_blocks,
+            self.free_block,
+        )
+        n_reparameterizations = self.n_reparameterizations
+        n_refinements = self.n_refinements
+        if earlier is not None:
+            n_grown = self._fitted_with["max_blocks"] - self._fitted_with["free_block"]
+            more = self.max_blocks > self._fitted_with["max_blocks"]
+            step_sizes = step_sizes[n_grown:] if more else ()
+            n_reparameterizations -= self._fitted_with["n_reparameterizations"]
+            n_refinements -= self._fitted_with["n_refinements"]
+        options = Options(
             max_iter=self.max_iter,
             batch_size=(
                 min(1000, n_samples) if self.batch_size == "auto" else self.batch_size
@@ -412,83 +496,64 @@ class JKOFlowDensity(
             learning_rate=self.learning_rate_init,
             alpha=self.alpha,
             n_ode_steps=self.n_ode_steps,
+            divergence=self.divergence,
+            n_probes=self.n_probes,
+            probe_scale=self.probe_scale,
             movement_tol=self.movement_tol,
-            # Small samples overfit, and do not recover; on large ones a pause may be
-            # the learning rate's, which a later iteration makes good.
+            # Small samples overfit, sooner by Muon, and do not recover; on large ones a
+            # pause may be the learning rate's, which a later iteration makes good.
             **(
-                {"n_evaluations": 20, "patience": 3}
+                {"n_evaluations": 20, "patience": 3, "muon": False}
                 if n_samples < CROSS_VALIDATION_ROWS
                 else {"n_evaluations": 10, "patience": 5}
             ),
         )
-
-    @staticmethod
-    def _rows(Z, weight, n_active, device):
-        to = partial(torch.as_tensor, dtype=torch.float32, device=device)
-        return Rows(to(Z[:, :n_active]), to(weight / weight.mean()))
-
-    def _fold(self, train, held_out, device):
-        gaussian = GaussianWhitening().fit(*train)
-        n_active = train[0].shape[1] - gaussian.n_flat_
-        Z, _ = gaussian.forward(train[0])
-        V, log_det = gaussian.forward(held_out[0])
-        return scheme.Fold(
-            self._rows(Z, train[1], n_active, device),
-            self._rows(V, held_out[1], n_active, device),
-            torch.as_tensor(
-                log_det + _normal_logpdf(V[:, n_active:]),
-                dtype=torch.float32,
-                device=device,
-            ),
+        return fitting.Work(
+            step_sizes,
+            n_reparameterizations,
+            n_refinements,
+            self.max_step_size,
+            self.validation_fraction if self.early_stopping else None,
+            self._new_field_factory(),
+            options,
+            devices.resolve(self.device),
+            self._report,
         )
 
-    def _train(self, splits, new_field, options, rng, device):
-        folds = [self._fold(train, held_out, device) for train, held_out in splits]
-        if min(fold.train.x.shape[1] for fold in folds) == 0:
-            # Some fold has nothing that a flow could move: the Gaussian stays alone.
-            options = replace(options, step_sizes=())
-        result = scheme.train(
-            folds, new_field, options, [_generator(rng) for _ in folds], self._report
-        )
-        return result, np.concatenate([held_out[0] for _, held_out in splits])
-
-    def _replay(self, X, weight, decided, new_field, options, rng, device):
-        """Train on all rows: what the folds decided, or the whole schedule."""
-        plan = scheme.whole_schedule(options) if decided is None else decided
-        Z, _ = self.gaussian_.forward(X)
-        rows = self._rows(Z, weight, self._n_active, device)
-        return scheme.replay(
-            scheme.Fold(rows), new_field, plan, options, _generator(rng), self._report
-        )
-
-    def _record(self, result):
-        records = [] if result is None else result.records
+    def _record(self, fitted):
+        rounds = [r for r in fitted.rounds if r.accepted]
+        records = rounds[-1].records if rounds else []
+        trained = [record for r in rounds for record in r.records[r.n_kept :]]
+        self.gaussian_ = fitted.gaussian
         self.n_blocks_ = len(records)
         self.step_sizes_ = np.array([r.step_size for r in records])
         self.movements_ = np.array([r.movement for r in records])
         self.n_iter_per_block_ = np.array([r.n_iter for r in records], dtype=int)
-        self.n_iter_ = max(1, int(self.n_iter_per_block_.sum()))
-        self.loss_curve_ = [loss for r in records for loss in r.losses]
-        self.validation_scores_ = (
-            None
-            if result is None or result.base_nll is None
-            else -np.array([result.base_nll, *(r.validation_nll for r in records)])
-        )
+        self.n_iter_ = max(1, sum(r.n_iter for r in trained))
+        self.loss_curve_ = [loss for r in trained for loss in r.losses]
+        self.validation_scores_ = _scores(fitted.base_nll, records)
+        self.history_ = [
+            Bunch(
+                round=r.kind,
+                accepted=r.accepted,
+                step_sizes=np.array([record.step_size for record in r.records]),
+                movements=np.array([record.movement for record in r.records]),
+                validation_scores=_scores(fitted.base_nll, r.records),
+                n_iter_per_block=np.array([record.n_iter for record in r.records], int),
+                n_minibatches=r.n_minibatches,
+            )
+            for r in fitted.rounds
+        ]
+        n_active = self.n_features_in_ - self.gaussian_.n_flat_
+        flow = Flow(n_active, copy.deepcopy(fitted.blocks))
+        self.flow_ = flow.to(torch.float64).requires_grad_(False)
+        # The weights are in flow_: they need not be kept twice.
+        self._fitted = replace(fitted, gaussian=None, blocks=[])
+        self._fitted_with = self.get_params(deep=False)
 
     def _choose_grids(self, rows, X, rng):
         """Choose the scoring grids; warn of blocks that none will do for."""
-        draw = np.random.RandomState(rng.randint(2**31 - 1))
-        if len(rows) > N_PROBES:
-            rows = rows[draw.choice(len(rows), N_PROBES, replace=False)]
-        low, high = X.min(axis=0), X.max(axis=0)
-        centre, half = low + (high - low) / 2, (high - low) / 2
-        box = centre + 3 * half * draw.uniform(-1, 1, (N_PROBES, X.shape[1]))
-        base = draw.standard_normal((N_PROBES, self._n_active))
-        own = self.flow_.inverse(torch.as_tensor(base))
-        Z = self._whiten(X)[0]
-        farthest = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices
-        probes = [self._whiten(rows)[0], Z[farthest], own, self._whiten(box)[0]]
-        gaps = accuracy.choose_grids(self.flow_, probes)
+        gaps = fitting.choose_grids(self.flow_, self.gaussian_, rows, X, rng)
         self.n_ode_steps_ = np.array([b.n_ode_steps for b in self.flow_.blocks], int)
         self.solver_gaps_ = np.array(gaps).reshape(-1, 2)
         wide = [
@@ -512,47 +577,21 @@ class JKOFlowDensity(
                 if event.validation_nll is None
                 else f", validation score {-event.validation_nll:.4f}"
             )
+            again = "" if event.round == "grow" else f"{event.round}: "
             print(
-                f"[{type(self).__name__}] block {event.block} {event.kind} after "
-                f"{event.n_iter} iterations{score}"
+                f"[{type(self).__name__}] {again}block {event.block} {event.kind} "
+                f"after {event.n_iter} iterations{score}"
             )
 
     # ------------------------------------------------------------------ using
 
     @property
-    def _n_active(self):
-        """Number of whitened directions that the flow moves; the others are flat."""
-        return self.n_features_in_ - self.gaussian_.n_flat_
-
-    def _whiten(self, X):
-        """Whitened columns that the flow moves, flat ones, and log|det| of each row."""
-        Z, log_det = self.gaussian_.forward(X)
-        flat = Z[:, self._n_active :]
-        moving = torch.as_tensor(Z[:, : self._n_active].copy())
-        return moving, flat, log_det
-
-    def _scoring_flow(self):
-        device = devices.for_scoring(self.device)
-        if device.type == "cpu":
-            return self.flow_, device
-        # A copy: the fitted model stays on the CPU, and scoring changes nothing in it.
-        return copy.deepcopy(self.flow_).to(device), device
+    def _model(self):
+        return Model(self.gaussian_, self.flow_, devices.for_scoring(self.device))
 
     def _validated(self, X):
         check_is_fitted(self)
         return validate_data(self, X, dtype=np.float64, reset=False)
-
-    def _score_samples(self, X):
-        z, flat, log_det = self._whiten(X)
-        flow, device = self._scoring_flow()
-        (log_prob,) = in_chunks(
-            lambda x, context: (flow.log_prob(x.to(device), context).cpu(),), z
-        )
-        scores = log_prob.numpy() + log_det + _normal_logpdf(flat)
-        # Beyond about 1e154 standard deviations the square of a length overflows, and
-        # so does the logarithm of the density.
-        with np.errstate(over="ignore"):
-            return np.where(np.isfinite(np.square(z.numpy()).sum(1)), scores, -np.inf)
 
     def score_samples(self, X):
         """Compute the log-density of every row.
@@ -567,7 +606,8 @@ class JKOFlowDensity(
         log_density : ndarray of shape (n_samples,)
             Log-density in nats, per unit of the data handed in, as float64.
         """
-        return self._score_samples(self._validated(X))
+        X = self._validated(X)
+        return self._model.log_density(X)
 
     def score(self, X, y=None, sample_weight=None):
         """Compute the mean log-density of the rows.
@@ -590,7 +630,7 @@ class JKOFlowDensity(
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
-        return float(np.average(self._score_samples(X), weights=weight))
+        return float(np.average(self._model.log_density(X), weights=weight))
 
     def transform(self, X):
         """Map rows to the latent standard normal.
@@ -605,34 +645,59 @@ class JKOFlowDensity(
         Z : ndarray of shape (n_samples, n_features)
             Latent positions; standard normal where the model fits.
         """
-        return self._trajectory(self._validated(X))[-1]
+        X = self._validated(X)
+        return self._model.transform(X)
 
-    def trajectory(self, X):
+    def trajectory(self, X, n_between=0):
         """Follow rows through the blocks.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows in the units of the data fitted.
+        n_between : int, default=0
+            Number of positions within every flow block, at equally spaced times.
 
         Returns
         -------
-        positions : ndarray of shape (n_blocks_ + 1, n_samples, n_features)
-            Whitened positions after block 0 and after every flow block; the last are
-            those of `transform`.
+        positions : ndarray of shape (n_positions, n_samples, n_features)
+            Whitened positions after block 0 and, in time, through every flow block:
+            `n_positions` is `1 + n_blocks_ * (n_between + 1)`. With none in between
+            the last are those of `transform`.
         """
-        return self._trajectory(self._validated(X))
+        X = self._validated(X)
+        self._check_count(n_between, "n_between", "trajectory", least=0)
+        return self._model.trajectory(X, int(n_between))
 
-    def _trajectory(self, X):
-        z, flat, _ = self._whiten(X)
-        flow, device = self._scoring_flow()
-        positions = in_chunks(
-            lambda x, context: tuple(
-                p.cpu() for p in flow.trajectory(x.to(device), context)
-            ),
-            z,
-        )
-        return np.stack([np.hstack([p.numpy(), flat]) for p in positions])
+    def staged_score_samples(self, X):
+        """Compute log-densities after every block.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows in the units of the data fitted.
+
+        Yields
+        ------
+        log_density : ndarray of shape (n_samples,)
+            Log-density in nats if the flow ended after block 0, 1, ..., `n_blocks_`;
+            the last is that of `score_samples`.
+        """
+        # No generator itself: X is checked now, not when the first stage is asked for.
+        X = self._validated(X)
+        return self._model.staged_log_density(X)
+
+    def summary(self):
+        """Describe the fitted flow, one line a block.
+
+        Returns
+        -------
+        summary : str
+            Step size, movement, iterations, solver steps and gap, and the held-out
+            negative log-likelihood after every block, in nats.
+        """
+        check_is_fitted(self)
+        return summarize(self)
 
     def inverse_transform(self, Z):
         """Map latent positions back to data.
@@ -654,17 +719,7 @@ class JKOFlowDensity(
                 f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input."
             )
-        return self._inverse_transform(Z)
-
-    def _inverse_transform(self, Z):
-        flow, device = self._scoring_flow()
-        (moved,) = in_chunks(
-            lambda z, context: (flow.inverse(z.to(device), context).cpu(),),
-            torch.as_tensor(Z[:, : self._n_active].copy()),
-        )
-        return self.gaussian_.inverse(
-            np.hstack([moved.numpy(), Z[:, self._n_active :]])
-        )
+        return self._model.inverse_transform(Z)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows from the fitted density.
@@ -683,30 +738,27 @@ class JKOFlowDensity(
             names if the model was fitted on one.
         """
         check_is_fitted(self)
-        if (
-            not isinstance(n_samples, Integral)
-            or isinstance(n_samples, bool)
-            or n_samples < 1
-        ):
-            raise ValueError(
-                f"The 'n_samples' parameter of {type(self).__name__}.sample must be an "
-                f"int in the range [1, inf). Got {n_samples!r} instead."
-            )
+        self._check_count(n_samples, "n_samples", "sample", least=1)
         rng = check_random_state(random_state)
-        X = self._inverse_transform(
-            rng.standard_normal((n_samples, self.n_features_in_))
-        )
+        Z = rng.standard_normal((n_samples, self.n_features_in_))
+        X = self._model.inverse_transform(Z)
         if not self._returns_frame:
             return X
         import pandas as pd
 
         return pd.DataFrame(X, columns=self.feature_names_in_)
 
+    def _check_count(self, value, name, method, least):
+        is_int = isinstance(value, Integral) and not isinstance(value, bool)
+        if not is_int or value < least:
+            raise ValueError(
+                f"The {name!r} parameter of {type(self).__name__}.{method} must be an "
+                f"int in the range [{least}, inf). Got {value!r} instead."
+            )
 
-def _normal_logpdf(Z):
-    """Standard normal log-density of every row of Z; zero for no columns."""
-    return -0.5 * np.square(Z).sum(axis=1) - 0.5 * Z.shape[1] * math.log(2 * math.pi)
 
-
-def _generator(rng):
-    return torch.Generator().manual_seed(int(rng.randint(2**31 - 1)))
+def _scores(base_nll, records):
+    """Mean log-density of the held-out rows after block 0 and every other block."""
+    if base_nll is None:
+        return None
+    return -np.array([base_nll, *(r.validation_nll for r in records)])

@@ -36,7 +36,10 @@ FLOORS = {
     "skjko.flow.flow": 2,
     "skjko.flow.training": 3,
     "skjko.flow.scheme": 4,
-    "skjko.density": 5,
+    "skjko.summary": 0,
+    "skjko.model": 3,
+    "skjko.fitting": 5,
+    "skjko.density": 6,
 }
 
 

@@ -218,9 +218,9 @@ def test_chunks_join_to_the_whole():
 
 def test_geometric_schedule_is_capped_and_ends_free():
     assert schedule.geometric(0.25, 2.0, 1.0, 4) == (0.25, 0.5, 1.0, 1.0)
-    assert scheme.step_sizes(0.25, 2.0, 1.0, 3, True) == (0.25, 0.5, math.inf)
-    assert scheme.step_sizes(1.0, 2.0, 1.0, 0, False) == ()
-    assert scheme.step_sizes(1.0, 2.0, 1.0, 0, True) == ()
+    assert schedule.plan(0.25, 2.0, 1.0, 3, True) == (0.25, 0.5, math.inf)
+    assert schedule.plan(1.0, 2.0, 1.0, 0, False) == ()
+    assert schedule.plan(1.0, 2.0, 1.0, 0, True) == ()
 
 
 def standardised(n, seed=0):
@@ -236,7 +236,7 @@ def jko_mean_and_std(mean, std, h):
 
 def train_affine(x, h, max_iter=300):
     options = Options(
-        (h,), max_iter=max_iter, batch_size=len(x), learning_rate=0.05, n_ode_steps=4
+        max_iter=max_iter, batch_size=len(x), learning_rate=0.05, n_ode_steps=4
     )
     rows = Rows(x, torch.ones(len(x), dtype=x.dtype))
     field = MLPField(1, ()).double()
@@ -289,7 +289,6 @@ def spiky(n, seed):
 def solver_gap(error_weight, grid_jitter):
     """Held-out NLL by the training grid, and by a tight adaptive solve."""
     options = Options(
-        (math.inf,),
         max_iter=500,
         batch_size=500,
         n_ode_steps=2,
@@ -339,42 +338,43 @@ def two_modes(n, seed):
     return (0.9 * side + 0.3 * normal(n, 1, seed=seed + 1)).float()
 
 
+def grown(folds, step_sizes, **options):
+    crew = scheme.Crew(folds, small_field, Options(**options), [generator()])
+    crew.grow(step_sizes)
+    return crew
+
+
+def rows_of(x):
+    return Rows(x, torch.ones(len(x)))
+
+
 def test_blocks_stay_only_where_they_pay_on_held_out_rows():
-    options = Options((1.0, 2.0, math.inf), max_iter=100, batch_size=200)
-    result = scheme.train(
-        [fold(two_modes(1000, 0), two_modes(500, 5))],
-        small_field,
-        options,
-        [generator()],
-    )
-    nll = [result.base_nll, *(r.validation_nll for r in result.records)]
-    assert len(result.blocks) >= 1
+    settings = {"max_iter": 100, "batch_size": 200}
+    sizes = (1.0, 2.0, math.inf)
+    crew = grown([fold(two_modes(1000, 0), two_modes(500, 5))], sizes, **settings)
+    nll = [crew.base_nll, *(r.validation_nll for r in crew.records)]
+    assert len(crew.flows[0]) == len(crew.records) >= 1
     assert all(after < before for before, after in pairwise(nll))
     # Rows that are standard normal already: nothing to gain, nothing stays.
     x = normal(4000, 1, seed=9).float()
-    none = scheme.train([fold(x[:2000], x[2000:])], small_field, options, [generator()])
+    none = grown([fold(x[:2000], x[2000:])], sizes, **settings)
     gains = [none.base_nll] + [r.validation_nll for r in none.records]
     assert gains[0] - gains[-1] < 0.01
 
 
 def test_a_free_block_lifts_the_transport_cost():
-    x = two_modes(500, 0)
-    moved = []
-    for h in (0.05, math.inf):
-        options = Options((h,), max_iter=100, batch_size=500)
-        plan = scheme.whole_schedule(options)
-        rows = Rows(x, torch.ones(len(x)))
-        result = scheme.replay(
-            scheme.Fold(rows), small_field, plan, options, generator()
-        )
-        moved.append(result.records[0].movement)
+    folds = [scheme.Fold(rows_of(two_modes(500, 0)))]
+    moved = [
+        grown(folds, (h,), max_iter=100, batch_size=500).movements[0]
+        for h in (0.05, math.inf)
+    ]
     assert moved[1] > 3 * moved[0]
 
 
 def test_training_survives_rows_that_overflow():
     x = torch.full((50, 1), 1e30)
     rows = Rows(x, torch.ones(50))
-    options = Options((1.0,), max_iter=5, batch_size=50)
+    options = Options(max_iter=5, batch_size=50)
     trainer = BlockTrainer(small_field(1, generator()), rows, 1.0, options, generator())
     before = copy.deepcopy(trainer.average)
     trainer.advance(5)

@@ -8,6 +8,7 @@ condition, products of weights) worked out once.
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import copy
 import math
 from functools import partial
 
@@ -32,10 +33,18 @@ class VelocityField(nn.Module):
 
     def dynamics(self, context=None):
         """Return `(t, x) -> (velocity, divergence)` for one solve."""
-        return lambda t, x: divergence.exact(partial(self._at, t, context), x)
+        return self.dynamics_with(divergence.exact, context)
+
+    def dynamics_with(self, estimate, context=None):
+        """Return the dynamics whose divergence is `estimate(velocity, x)`'s."""
+        return lambda t, x: estimate(partial(self._at, t, context), x)
 
     def _at(self, t, context, x):
         return self(t, x, context)
+
+    def halves(self):
+        """Return the fields that, one after the other, have the flow of this one."""
+        return Part(self, 0.0, 0.5), Part(self, 0.5, 0.5)
 
 
 class _Fourier:
@@ -295,6 +304,39 @@ class MLPField(VelocityField):
         return evaluate
 
 
+class Part(VelocityField):
+    """A field over a part of its unit of time, on a unit of time of its own.
+
+    f(t, x) becomes length f(start + length t, x). The parts of a field share nothing:
+    each has weights of its own.
+    """
+
+    def __init__(self, field, start, length):
+        super().__init__()
+        self.field = copy.deepcopy(field)
+        self.start, self.length = start, length
+
+    def forward(self, t, x, context=None):
+        """Velocities of shape (n, d) at time t and positions x of shape (n, d)."""
+        return self.length * self.field(self.start + self.length * t, x, context)
+
+    def dynamics(self, context=None):
+        """Return `(t, x) -> (velocity, divergence)` for one solve."""
+        inside = self.field.dynamics(context)
+
+        def evaluate(t, x):
+            v, div = inside(self.start + self.length * t, x)
+            return self.length * v, self.length * div
+
+        return evaluate
+
+    def halves(self):
+        """Parts of the field inside, so that refining again does not nest."""
+        half = self.length / 2
+        middle = self.start + half
+        return Part(self.field, self.start, half), Part(self.field, middle, half)
+
+
 class Confined(VelocityField):
     """A field faded out beyond the region where it was trained: f(t, x) e(|x| / R).
 
@@ -337,3 +379,8 @@ class Confined(VelocityField):
             return v * e[:, None], div * e + slope * radial
 
         return evaluate
+
+    def halves(self):
+        """Halves of the field inside, confined to the same region."""
+        radius = float(self.radius)
+        return tuple(Confined(half, radius) for half in self.field.halves())

@@ -46,6 +46,21 @@ class Block(nn.Module):
         """Data to base, positions alone."""
         return ode.integrate(self.field.velocity(context), x, self.grid).y
 
+    def trajectory(self, x, context=None, n_between=0):
+        """Positions at n_between + 1 equally spaced times, the last one 1.
+
+        Each stretch of time gets as many steps as the whole block has in scoring, so
+        the last position is that of `push` only up to the solver's error: with none in
+        between it is the same.
+        """
+        velocity = self.field.velocity(context)
+        positions = []
+        for start in range(n_between + 1):
+            part = n_between + 1
+            grid = tuple((start + t) / part for t in self.grid)
+            positions.append(x := ode.integrate(velocity, x, grid).y)
+        return positions
+
     def inverse(self, y, context=None):
         """Base to data: the inverse of the discrete map that `push` computes."""
         return ode.invert(self.field.velocity(context), y, self.grid)
@@ -75,11 +90,17 @@ class Flow(nn.Module):
             x, log_det = solution.y, log_det + solution.log_det
         return x, log_det
 
-    def trajectory(self, x, context=None):
-        """Positions before the first and after every block: K + 1 tensors (n, d)."""
+    def push(self, x, context=None):
+        """Return the base positions of data x."""
+        for block in self.blocks:
+            x = block.push(x, context)
+        return x
+
+    def trajectory(self, x, context=None, n_between=0):
+        """Positions before the first and after every block, and `n_between` inside."""
         positions = [x]
         for block in self.blocks:
-            positions.append(block.push(positions[-1], context))
+            positions += block.trajectory(positions[-1], context, n_between)
         return positions
 
     def inverse(self, z, context=None):

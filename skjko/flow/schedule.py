@@ -18,3 +18,50 @@ def geometric(step_size, growth, max_step_size, n_blocks):
         sizes.append(min(step_size, max_step_size))
         step_size = sizes[-1] * growth
     return tuple(sizes)
+
+
+def plan(step_size, growth, max_step_size, max_blocks, free_block):
+    """Step sizes of at most `max_blocks` blocks, the last one free if so wished."""
+    n_free = int(free_block and max_blocks > 0)
+    sizes = geometric(step_size, growth, max_step_size, max_blocks - n_free)
+    return sizes + (FREE,) * n_free
+
+
+def evenness(step_sizes, movements):
+    """Largest over smallest movement of the blocks, the free one aside; at least 1."""
+    moved = _of_finite(step_sizes, movements)
+    if len(moved) < 2:
+        return 1.0
+    return max(moved) / min(moved) if min(moved) > 0 else math.inf
+
+
+def reparameterize(step_sizes, movements, max_step_size, rate=0.5):
+    """Step sizes under which the movements of the blocks become more even.
+
+    h_k + rate (mean(S) h_k / S_k - h_k), capped, where S_k is the root mean square
+    movement of block k (Section 4.2 of Xu, Cheng, Xie, 2023). A free block has no step
+    size and stays free.
+    """
+    mean = sum(moved := _of_finite(step_sizes, movements)) / max(len(moved), 1)
+    return tuple(
+        h
+        if math.isinf(h) or s == 0
+        else min(h + rate * (mean * h / s - h), max_step_size)
+        for h, s in zip(step_sizes, movements, strict=True)
+    )
+
+
+def refine(step_sizes):
+    """Step sizes of twice as many blocks, each one half of the time of one before.
+
+    Half the time is half the step size. A free block's first half has size 1: on
+    Gaussians a step of size h goes h / (1 + h) of the way to the base, here half of it.
+    """
+    halves = []
+    for h in step_sizes:
+        halves += [1.0, h] if math.isinf(h) else [h / 2, h / 2]
+    return tuple(halves)
+
+
+def _of_finite(step_sizes, values):
+    return [v for h, v in zip(step_sizes, values, strict=True) if not math.isinf(h)]

@@ -1,17 +1,21 @@
 """The JKO scheme: which blocks are trained, for how long, and which of them stay.
 
-A flow is trained on one or several *folds*, each a pair of training and held-out rows,
-in step: all folds train block k, then the held-out rows of all folds together decide
-for how many iterations a block trains and whether it stays. One fold is the usual
-validation split; several are cross-validation, after which :func:`replay` trains on
-all rows what the folds decided.
+A :class:`Crew` trains flows in step, one on each of several *folds*, pairs of training
+and held-out rows: all folds train block k, then the held-out rows of all folds together
+decide for how many iterations a block trains and whether it stays. One fold is the
+usual validation split; several are cross-validation, after which a crew with all rows
+in one fold follows what they decided. A fold without held-out rows decides nothing: all
+blocks train for as long as they are told.
+
+The work goes in rounds. `grow` adds blocks; `reparameterize` and `refine` train all of
+them again, with step sizes that make their movements even, or each split in two.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,12 +25,23 @@ from skjko.flow.fields import Confined
 from skjko.flow.flow import Block, in_chunks
 from skjko.flow.training import BlockTrainer, Rows
 
+GROW, REPARAMETERIZE, REFINE = "grow", "reparameterize", "refine"
+
+EVEN = 1.25
+"""Movements are even, and not reparameterized any more, within this ratio."""
+
+# Gain in held-out log-likelihood, in its standard errors, without which the flow that a
+# round made does not stay: evenness may cost no more than noise, twice as many blocks
+# have to pay.
+_LEAST_GAIN = {GROW: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
+
 
 @dataclass(frozen=True)
 class Event:
-    """One report of the training: a block was scored, kept, dropped or trained."""
+    """One report of the training: a block was scored, kept or dropped in a round."""
 
     kind: str
+    round: str
     block: int
     n_iter: int
     validation_nll: float | None
@@ -38,7 +53,7 @@ def silent(event):
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """What was decided about a block that stays, and what training it looked like."""
+    """What was decided about a block, and what training it looked like."""
 
     step_size: float
     n_iter: int
@@ -47,64 +62,75 @@ class BlockRecord:
     validation_nll: float | None = None
 
 
+@dataclass(frozen=True)
+class Round:
+    """One pass of training: the blocks of the flow that it made, in order.
+
+    Attributes
+    ----------
+    kind : str
+        GROW, REPARAMETERIZE or REFINE.
+    records : list of BlockRecord
+        Of all blocks after the round.
+    n_kept : int
+        How many of them, from the first on, the round took over untrained.
+    accepted : bool
+        Whether the flow that it made stays, or the one from before it.
+    n_minibatches : int
+        Minibatches that the round used in all folds, those of dropped blocks too.
+    """
+
+    kind: str
+    records: list[BlockRecord]
+    n_kept: int
+    accepted: bool
+    n_minibatches: int
+
+
 @dataclass
-class Result:
-    """The blocks of a flow in training precision, with a record of each."""
-
-    blocks: list[Block]
-    records: list[BlockRecord] = field(default_factory=list)
-    base_nll: float | None = None
-
-
 class Fold:
-    """Training and held-out rows, pushed through the blocks trained so far.
+    """Training and held-out rows, where the blocks so far have pushed them.
 
     Attributes
     ----------
     train, held_out : Rows
-        Where the rows are now; `held_out` may be None.
-    nll : Tensor of shape (n_held_out,)
-        Negative log-likelihood of the held-out rows through the blocks so far, in the
-        units in which the `log_det` that the fold started with is.
+        Where the rows are; `held_out` may be None.
+    log_det : Tensor of shape (n_held_out,)
+        log|det| of all that happened to the held-out rows.
     """
 
-    def __init__(self, train, held_out=None, log_det=None):
-        self.train = train
-        self.held_out = held_out
-        if held_out is not None:
-            self._log_det = log_det
-            self.nll = objective.negative_log_likelihood(held_out.x, self._log_det)
+    train: Rows
+    held_out: Rows | None = None
+    log_det: torch.Tensor | None = None
+
+    @property
+    def nll(self):
+        """Negative log-likelihood of every held-out row if the flow ended here."""
+        return objective.negative_log_likelihood(self.held_out.x, self.log_det)
 
     @torch.no_grad()
-    def _extend(self, block):
+    def push_held_out(self, block):
+        """Return the held-out rows and their log|det| behind one more block."""
+
         def solve(x, context):
             return block(x, context)[:2]
 
-        y, log_det = in_chunks(solve, self.held_out.x, self.held_out.context)
-        return y, self._log_det + log_det
-
-    def score(self, block):
-        """What `nll` would be with one more block."""
-        return objective.negative_log_likelihood(*self._extend(block))
-
-    @torch.no_grad()
-    def mean_square_move(self, block, max_rows=20_000):
-        """Mean square displacement of (the first) training rows by a block."""
-        rows = self.train.take(slice(max_rows))
-        (y,) = in_chunks(lambda x, c: (block.push(x, c),), rows.x, rows.context)
-        return rows.mean(objective.squared_displacement(rows.x, y))
+        rows = self.held_out
+        y, log_det = in_chunks(solve, rows.x, rows.context)
+        return Rows(y, rows.weight, rows.context), self.log_det + log_det
 
     @torch.no_grad()
     def push(self, block):
-        """Push all rows through a block, ready for the next one."""
-        train = self.train
-        (y,) = in_chunks(lambda x, c: (block.push(x, c),), train.x, train.context)
-        self.train = Rows(y, train.weight, train.context)
-        if self.held_out is not None:
-            rows = self.held_out
-            x, self._log_det = self._extend(block)
-            self.held_out = Rows(x, rows.weight, rows.context)
-            self.nll = objective.negative_log_likelihood(x, self._log_det)
+        """Return the fold behind one more block."""
+        rows = self.train
+        (y,) = in_chunks(lambda x, c: (block.push(x, c),), rows.x, rows.context)
+        train = Rows(y, rows.weight, rows.context)
+        return Fold(train, *(self.push_held_out(block) if self.held_out else ()))
+
+    def mean_square_move(self, other):
+        """Mean square distance of the training rows from where they are in `other`."""
+        moved = objective.squared_displacement(self.train.x, other.train.x)
+        return self.train.mean(moved)
 
 
 def _block(velocity_field, step_size, options):
@@ -126,68 +152,105 @@ def _mean_and_error(values, weight):
     return mean.item(), error.item()
 
 
+def _pooled(folds, values):
+    """Mean over the held-out rows of all folds, with its standard error."""
+    weight = torch.cat([fold.held_out.weight for fold in folds])
+    return _mean_and_error(torch.cat(values), weight)
+
+
 class _Stage:
-    """One block in training on all folds, in step."""
+    """One block in training on all folds, in step.
+
+    Attributes
+    ----------
+    fields : list of VelocityField or None
+        Confined, one a fold: the best on the held-out rows, or, with no rows held out,
+        the last. None if none was better than no block at all.
+    n_iter : int
+        Iterations after which they were the best.
+    """
 
     def __init__(self, folds, fields, step_size, options, generators):
-        self.folds, self.options, self.step_size = folds, options, step_size
+        self.folds, self.step_size, self.options = folds, step_size, options
         self.trainers = [
             BlockTrainer(_confined(f, fold.train), fold.train, step_size, options, g)
             for f, fold, g in zip(fields, folds, generators, strict=True)
         ]
-        self.weight = torch.cat([fold.held_out.weight for fold in folds])
-        self.before = torch.cat([fold.nll for fold in folds])
-        self.best_nll, _ = _mean_and_error(self.before, self.weight)
-        self.best_gain, self.best_error = 0.0, math.inf
-        self.best_iter, self.best_fields = 0, None
+        self.fields, self.n_iter = None, 0
 
-    def run(self, report):
-        """Train until the held-out likelihood has stopped improving."""
-        every = math.ceil(self.options.max_iter / self.options.n_evaluations)
-        since_best = 0
-        while self.n_iter < self.options.max_iter:
+    def run(self, n_iter):
+        """Train for just so many iterations."""
+        for trainer in self.trainers:
+            trainer.advance(n_iter)
+        self.fields, self.n_iter = self._averages(), n_iter
+
+    def search(self, report, start=None):
+        """Train until held-out rows no longer improve on the start.
+
+        A new block, with `start` None, is judged by the likelihood it gives, and has to
+        be better than none. One that is trained again, from the fields `start`, serves
+        the blocks after it, and is judged by the JKO objective that it minimises.
+        """
+        self.fields = start
+        step_size = schedule.FREE if start is None else self.step_size
+        # A block that has learned loses at first by the learning rate that it starts
+        # again with, and needs all of the schedule to gain.
+        patience = self.options.patience if start is None else math.inf
+        best = self._objective(start, step_size)
+        max_iter = self.options.max_iter
+        every = math.ceil(max_iter / self.options.n_evaluations)
+        disappointments = 0
+        while (done := self.trainers[0].n_iter) < max_iter:
             for trainer in self.trainers:
-                trainer.advance(min(every, self.options.max_iter - self.n_iter))
-            nll = self._evaluate()
-            report("scored", self.n_iter, nll)
-            since_best = 0 if self.best_iter == self.n_iter else since_best + 1
-            if since_best >= self.options.patience:
+                trainer.advance(min(every, max_iter - done))
+            value = self._objective(averages := self._averages(), step_size)
+            report("scored", self.trainers[0].n_iter, value)
+            disappointments += 1
+            if value < best:
+                best, disappointments = value, 0
+                self.fields = copy.deepcopy(averages)
+                self.n_iter = self.trainers[0].n_iter
+            if disappointments >= patience:
                 break
 
     @property
-    def n_iter(self):
-        return self.trainers[0].n_iter
+    def blocks(self):
+        """One a fold."""
+        return [_block(f, self.step_size, self.options) for f in self.fields]
 
-    def _evaluate(self):
-        after = torch.cat(
-            [
-                fold.score(_block(trainer.average, self.step_size, self.options))
-                for fold, trainer in zip(self.folds, self.trainers, strict=True)
-            ]
-        )
-        nll, _ = _mean_and_error(after, self.weight)
-        if nll < self.best_nll:
-            self.best_nll, self.best_iter = nll, self.n_iter
-            self.best_gain, self.best_error = _mean_and_error(
-                self.before - after, self.weight
-            )
-            self.best_fields = [copy.deepcopy(t.average) for t in self.trainers]
-        return nll
+    @property
+    def losses(self):
+        """JKO objective of the first fold's batches, up to the best iteration."""
+        return self.trainers[0].losses[: self.n_iter]
+
+    @property
+    def n_minibatches(self):
+        """Minibatches used in all folds."""
+        return sum(trainer.n_iter for trainer in self.trainers)
+
+    def _averages(self):
+        return [trainer.average for trainer in self.trainers]
+
+    @torch.no_grad()
+    def _objective(self, fields, step_size):
+        """Mean JKO objective of the held-out rows; None is no block."""
+        values = []
+        for i, fold in enumerate(self.folds):
+            x, rows, log_det = fold.held_out.x, fold.held_out, fold.log_det
+            if fields is not None:
+                block = _block(fields[i], self.step_size, self.options)
+                rows, log_det = fold.push_held_out(block)
+            values.append(objective.jko(x, rows.x, log_det, step_size))
+        return _pooled(self.folds, values)[0]
 
 
-def train(folds, new_field, options, generators, on_event=silent):
-    """Train blocks one after another until they stop paying on held-out rows.
-
-    A block stays, with its best weights on the way, when its mean gain on held-out rows
-    exceeds the gain's own standard error (paired by row). Training ends when a block
-    gains nothing. When its gain is within that noise and its movement is small as well
-    (E|x - T(x)|^2 / E|T(x)|^2 below `movement_tol`), only the free block, if there is
-    one, is still tried: a small movement alone can resolve fine structure.
+class Crew:
+    """Flows trained in step, one on every fold, from the same decisions.
 
     Parameters
     ----------
     folds : list of Fold
-        With held-out rows.
+        All with held-out rows, or one without.
     new_field : callable
         Maps a dimension and a generator to a fresh velocity field.
     options : Options
@@ -195,113 +258,258 @@ def train(folds, new_field, options, generators, on_event=silent):
         One for every fold.
     on_event : callable
         Called with every :class:`Event`.
+    flows : list of list of Block, optional
+        Where to start: the blocks so far, for every fold.
+    rounds : sequence of Round
+        How those came to be.
 
-    Returns
-    -------
-    Result
-        The blocks of the first fold; validation values are pooled over the folds.
-    """
-    base_nll, _ = _mean_and_error(
-        torch.cat([fold.nll for fold in folds]),
-        torch.cat([fold.held_out.weight for fold in folds]),
-    )
-    result = Result([], base_nll=base_nll)
-    fields = [
-        new_field(fold.train.x.shape[1], g)
-        for fold, g in zip(folds, generators, strict=True)
-    ]
-    queue = list(options.step_sizes)
-    while queue:
-        h = queue.pop(0)
-        report = partial(_report, on_event, len(result.blocks) + 1)
-        # Warm start: a block begins with the weights of the one before.
-        stage = _Stage(folds, fields, h, options, generators)
-        stage.run(report)
-        if stage.best_fields is None:
-            report("dropped", stage.n_iter, stage.best_nll)
-            break
-        blocks = [_block(f, h, options) for f in stage.best_fields]
-        if stage.best_gain > stage.best_error:
-            pairs = list(zip(folds, blocks, strict=True))
-            moved = sum(fold.mean_square_move(block) for fold, block in pairs)
-            losses = stage.trainers[0].losses[: stage.best_iter]
-            movement = math.sqrt(moved / len(folds))
-            result.blocks.append(blocks[0])
-            result.records.append(
-                BlockRecord(h, stage.best_iter, movement, losses, stage.best_nll)
-            )
-            fields = [confined.field for confined in stage.best_fields]
-            if queue:
-                for fold, block in pairs:
-                    fold.push(block)
-            report("kept", stage.best_iter, stage.best_nll)
-        else:
-            if _movement_share(folds[0].held_out, blocks[0]) < options.movement_tol:
-                queue = [h for h in queue if math.isinf(h)]
-            report("dropped", stage.best_iter, stage.best_nll)
-    return result
-
-
-def _report(on_event, block, kind, n_iter, nll):
-    on_event(Event(kind, block, n_iter, nll))
-
-
-@torch.no_grad()
-def _movement_share(rows, block):
-    """E|x - T(x)|^2 / E|T(x)|^2."""
-    (y,) = in_chunks(lambda x, c: (block.push(x, c),), rows.x, rows.context)
-    moved = rows.mean(objective.squared_displacement(rows.x, y))
-    length = rows.mean(y.square().sum(1))
-    return moved / length if length > 0 else 0.0
-
-
-def whole_schedule(options):
-    """Return the plan that trains every block for all of its iterations."""
-    return Result(
-        [], [BlockRecord(h, options.max_iter, 0.0, []) for h in options.step_sizes]
-    )
-
-
-def replay(fold, new_field, plan, options, generator, on_event=silent):
-    """Train the blocks of a plan on one fold, without looking at held-out rows.
-
-    Parameters
+    Attributes
     ----------
-    fold : Fold
-    new_field : callable
-        Maps a dimension and a generator to a fresh velocity field.
-    plan : Result
-        Its records say which step sizes to use and for how many iterations; what they
-        say of held-out rows stays.
-    options : Options
-    generator : torch.Generator
-    on_event : callable
-
-    Returns
-    -------
-    Result
+    flows : list of list of Block
+        The blocks of every fold's flow, in training precision.
+    rounds : list of Round
+        All rounds so far.
     """
-    result = Result([], base_nll=plan.base_nll)
-    velocity_field = new_field(fold.train.x.shape[1], generator)
-    for number, record in enumerate(plan.records, start=1):
-        h = record.step_size
-        confined = _confined(velocity_field, fold.train)
-        trainer = BlockTrainer(confined, fold.train, h, options, generator)
-        trainer.advance(record.n_iter)
-        block = _block(trainer.average, h, options)
-        moved = fold.mean_square_move(block)
-        fold.push(block)
-        result.blocks.append(block)
-        result.records.append(
-            replace(record, movement=math.sqrt(moved), losses=trainer.losses)
+
+    def __init__(
+        self,
+        folds,
+        new_field,
+        options,
+        generators,
+        on_event=silent,
+        flows=None,
+        rounds=(),
+    ):
+        self.folds, self.new_field, self.options = folds, new_field, options
+        self.generators, self.on_event = generators, on_event
+        self.flows = [[] for _ in folds] if flows is None else flows
+        self.rounds = list(rounds)
+
+    @property
+    def decides(self):
+        """Whether there are held-out rows to decide by."""
+        return self.folds[0].held_out is not None
+
+    @property
+    def base_nll(self):
+        """Mean negative log-likelihood of the held-out rows before any block."""
+        return self._mean_nll(self.folds)
+
+    @property
+    def records(self):
+        """Records of the blocks of the flow as it is."""
+        accepted = [r for r in self.rounds if r.accepted]
+        return accepted[-1].records if accepted else []
+
+    @property
+    def step_sizes(self):
+        """Step size of every block of the flow as it is."""
+        return tuple(r.step_size for r in self.records)
+
+    @property
+    def movements(self):
+        """Root mean square movement of the training rows by every block."""
+        return tuple(r.movement for r in self.records)
+
+    # ------------------------------------------------------------------- rounds
+
+    def grow(self, step_sizes, n_iters=None):
+        """Add blocks one after another until they stop paying on held-out rows.
+
+        A free block at the end makes way for them. A block stays, with its best weights
+        on the way, when its mean gain in held-out log-likelihood exceeds the gain's own
+        standard error (paired by row). Growth ends when a block gains nothing. When its
+        gain is within that noise and its movement is small as well (E|x - T(x)|^2 /
+        E|T(x)|^2 below `movement_tol`), only the free block, if there is one, is still
+        tried: a small movement alone can resolve fine structure.
+
+        Parameters
+        ----------
+        step_sizes : sequence of float
+        n_iters : sequence of int, optional
+            Train just so long instead of letting the held-out rows decide.
+        """
+        records = list(self.records)
+        if records and math.isinf(records[-1].step_size):
+            records.pop()
+        n_kept, n_minibatches = len(records), 0
+        flows = [flow[:n_kept] for flow in self.flows]
+        folds = self._behind(flows)
+        fields = [
+            flow[-1].field.field if flow else self.new_field(fold.train.x.shape[1], g)
+            for flow, fold, g in zip(flows, folds, self.generators, strict=True)
+        ]
+        if n_iters is None and not self.decides:
+            n_iters = [self.options.max_iter] * len(step_sizes)
+        queue = list(step_sizes)
+        while queue:
+            h = queue.pop(0)
+            # Warm start: a block begins with the weights of the one before.
+            stage = self._stage(folds, fields, h)
+            report = partial(self._report, GROW, len(records) + 1)
+            if n_iters is None:
+                stage.search(report)
+            else:
+                stage.run(n_iters[len(records) - n_kept])
+            n_minibatches += stage.n_minibatches
+            if stage.fields is None:
+                report("dropped", 0, None)
+                break
+            pushed = [f.push(b) for f, b in zip(folds, stage.blocks, strict=True)]
+            record = self._record(stage, folds, pushed)
+            if n_iters is None and self._gain(folds, pushed) <= 1:
+                if _movement_share(folds, pushed) < self.options.movement_tol:
+                    queue = [h for h in queue if math.isinf(h)]
+                report("dropped", stage.n_iter, record.validation_nll)
+                continue
+            records.append(record)
+            for flow, block in zip(flows, stage.blocks, strict=True):
+                flow.append(block)
+            fields = [confined.field for confined in stage.fields]
+            folds = pushed
+            report(
+                "trained" if n_iters else "kept", stage.n_iter, record.validation_nll
+            )
+        return self._conclude(GROW, flows, folds, records, n_kept, n_minibatches)
+
+    def reparameterize(self, max_step_size):
+        """Make the movements more even: one round of step sizes, all trained again.
+
+        The flow stays as it was, and False is returned, if the held-out likelihood
+        falls by more than noise.
+        """
+        sizes = schedule.reparameterize(self.step_sizes, self.movements, max_step_size)
+        return self._train_again(REPARAMETERIZE, self.flows, sizes)
+
+    def refine(self):
+        """Split every block's time in two and train all of them again.
+
+        The flow stays as it was, and False is returned, unless the held-out likelihood
+        gains more than noise.
+        """
+        return self._train_again(REFINE, *self._split())
+
+    def train(self, step_sizes, n_reparameterizations, n_refinements, max_step_size):
+        """Grow, then at most so many rounds of the others, as long as they help."""
+        self.grow(step_sizes)
+        for _ in range(n_reparameterizations):
+            even = schedule.evenness(self.step_sizes, self.movements) <= EVEN
+            if even or not self.reparameterize(max_step_size):
+                break
+        for _ in range(n_refinements):
+            if not self.records or not self.refine():
+                break
+
+    def follow(self, rounds):
+        """Do on the folds of this crew what another one has decided."""
+        for plan in rounds:
+            if not plan.accepted:
+                self.rounds.append(plan)
+                continue
+            trained = plan.records[plan.n_kept :]
+            sizes = tuple(record.step_size for record in trained)
+            n_iters = [record.n_iter for record in trained]
+            if plan.kind == GROW:
+                self.grow(sizes, n_iters)
+            else:
+                flows = self._split()[0] if plan.kind == REFINE else self.flows
+                self._train_again(plan.kind, flows, sizes, n_iters)
+            self.rounds[-1] = _joined(self.rounds[-1], plan)
+
+    # ------------------------------------------------------------------- their parts
+
+    def _train_again(self, kind, parents, step_sizes, n_iters=None):
+        """One round over all blocks, each starting as its parent."""
+        if n_iters is None and not self.decides:
+            n_iters = [self.options.max_iter] * len(step_sizes)
+        folds, flows, records, n_minibatches = self.folds, [[] for _ in parents], [], 0
+        for k, h in enumerate(step_sizes):
+            confined = [parent[k].field for parent in parents]
+            stage = self._stage(folds, [c.field for c in confined], h)
+            report = partial(self._report, kind, k + 1)
+            if n_iters is None:
+                stage.search(report, confined)
+            else:
+                stage.run(n_iters[k])
+            n_minibatches += stage.n_minibatches
+            pushed = [f.push(b) for f, b in zip(folds, stage.blocks, strict=True)]
+            records.append(self._record(stage, folds, pushed))
+            for flow, block in zip(flows, stage.blocks, strict=True):
+                flow.append(block)
+            folds = pushed
+            report("kept", stage.n_iter, records[-1].validation_nll)
+        return self._conclude(kind, flows, folds, records, 0, n_minibatches)
+
+    def _conclude(self, kind, flows, folds, records, n_kept, n_minibatches):
+        """Take over the flows that a round made if they are good enough."""
+        accepted = (
+            not (self.decides and self.records)
+            or self._gain(self._behind(self.flows), folds) >= _LEAST_GAIN[kind]
         )
-        on_event(Event("trained", number, record.n_iter, record.validation_nll))
-        velocity_field = trainer.average.field
-    return result
+        self.rounds.append(Round(kind, records, n_kept, accepted, n_minibatches))
+        if accepted:
+            self.flows = flows
+        return accepted
+
+    def _stage(self, folds, fields, step_size):
+        return _Stage(folds, fields, step_size, self.options, self.generators)
+
+    def _behind(self, flows):
+        """Return the folds behind all blocks of their flows."""
+        folds = []
+        for fold, flow in zip(self.folds, flows, strict=True):
+            for block in flow:
+                fold = fold.push(block)
+            folds.append(fold)
+        return folds
+
+    def _split(self):
+        """Flows with every block in two halves, and their step sizes."""
+        sizes = schedule.refine(self.step_sizes)
+        flows = []
+        for flow in self.flows:
+            halves = [half for block in flow for half in block.field.halves()]
+            pairs = zip(halves, sizes, strict=True)
+            flows.append([_block(half, h, self.options) for half, h in pairs])
+        return flows, sizes
+
+    def _record(self, stage, before, after):
+        moved = sum(b.mean_square_move(a) for b, a in zip(before, after, strict=True))
+        return BlockRecord(
+            stage.step_size,
+            stage.n_iter,
+            math.sqrt(moved / len(before)),
+            stage.losses,
+            self._mean_nll(after),
+        )
+
+    def _mean_nll(self, folds):
+        if not self.decides:
+            return None
+        return _pooled(folds, [fold.nll for fold in folds])[0]
+
+    def _gain(self, before, after):
+        """Gain in held-out log-likelihood, in standard errors of the mean (paired)."""
+        gains = [b.nll - a.nll for b, a in zip(before, after, strict=True)]
+        mean, error = _pooled(before, gains)
+        return mean / error if error > 0 else math.inf * mean if mean else 0.0
+
+    def _report(self, round_kind, block, kind, n_iter, nll):
+        self.on_event(Event(kind, round_kind, block, n_iter, nll))
 
 
-def step_sizes(step_size, growth, max_step_size, max_blocks, free_block):
-    """Step sizes of at most `max_blocks` blocks, the last one free if so wished."""
-    n_free = int(free_block and max_blocks > 0)
-    sizes = schedule.geometric(step_size, growth, max_step_size, max_blocks - n_free)
-    return sizes + (schedule.FREE,) * n_free
+def _movement_share(before, after):
+    """E|x - T(x)|^2 / E|T(x)|^2 over the training rows of the first fold."""
+    length = after[0].train.mean(after[0].train.x.square().sum(1))
+    return after[0].mean_square_move(before[0]) / length if length > 0 else 0.0
+
+
+def _joined(made, plan):
+    """Return a round with what was seen on the held-out rows when it was decided."""
+    records = [
+        replace(record, validation_nll=decided.validation_nll)
+        for record, decided in zip(made.records, plan.records, strict=True)
+    ]
+    n_minibatches = made.n_minibatches + plan.n_minibatches
+    return replace(made, records=records, n_minibatches=n_minibatches)

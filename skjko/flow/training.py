@@ -5,22 +5,25 @@
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from skjko.flow import objective, ode
+from skjko.flow import divergence, objective, ode
 
 
 @dataclass(frozen=True)
 class Options:
     """Settings of the training; names and meanings as in `JKOFlowDensity`."""
 
-    step_sizes: tuple[float, ...]
     max_iter: int = 500
     batch_size: int = 1000
     learning_rate: float = 1e-2
     alpha: float = 0.0
     n_ode_steps: int = 2
+    divergence: str = "exact"
+    n_probes: int = 1
+    probe_scale: float = 0.01
     movement_tol: float = 0.01
     # Weight of the solver's error estimate in the loss, and how far (as a share of the
     # spacing) interior grid points move at random: together they keep a field from
@@ -34,6 +37,10 @@ class Options:
     patience: int = 5
     averaging: float = 0.98
     max_grad_norm: float = 10.0
+    # Whether Muon trains the matrices between hidden layers, and their learning rate
+    # over that of the rest.
+    muon: bool = True
+    muon_rate: float = 10.0
 
 
 @dataclass
@@ -57,8 +64,35 @@ class Rows:
         return torch.dot(values, self.weight).item() / self.weight.sum().item()
 
 
+def _optimizers(parameters, n_features, options):
+    """Pairs of an optimizer and its share of the learning rate.
+
+    Muon for matrices between hidden layers (larger than d both ways), Adam for the
+    rest. Muon steps by orthogonalised momentum, so that all directions of a matrix
+    learn at the same rate: structure sooner, but noise too.
+    """
+    hidden = set()
+    if options.muon:
+        hidden = {p for p in parameters if p.ndim == 2 and min(p.shape) > n_features}
+    adam = torch.optim.AdamW(
+        [p for p in parameters if p not in hidden],
+        lr=options.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=options.alpha,
+    )
+    if not hidden:
+        return [(adam, 1.0)]
+    muon = torch.optim.Muon(
+        [p for p in parameters if p in hidden],
+        lr=options.muon_rate * options.learning_rate,
+        momentum=0.9,
+        weight_decay=options.alpha / options.muon_rate,
+    )
+    return [(adam, 1.0), (muon, options.muon_rate)]
+
+
 class BlockTrainer:
-    """Adam on the JKO objective of one block; `advance` runs some iterations.
+    """Training of one block on the JKO objective; `advance` runs some iterations.
 
     The learning rate warms up and falls along a cosine to zero at `max_iter`. Beside
     the weights in training stands their running average, which is the block's field.
@@ -75,12 +109,7 @@ class BlockTrainer:
         self._rows = rows
         self._generator = generator
         self._order = iter(())
-        self._adam = torch.optim.AdamW(
-            self._parameters,
-            lr=options.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=options.alpha,
-        )
+        self._optimizers = _optimizers(self._parameters, rows.x.shape[1], options)
 
     def _next_batch(self):
         batch = next(self._order, None)
@@ -104,11 +133,24 @@ class BlockTrainer:
         fall = 0.5 * (1 + math.cos(math.pi * min(self.n_iter / o.max_iter, 1.0)))
         return o.learning_rate * rise * fall
 
+    def _dynamics(self, batch):
+        o = self.options
+        if o.divergence == "exact":
+            return self._field.dynamics(batch.context)
+        probes = divergence.rademacher(o.n_probes, batch.x, self._generator)
+        if o.divergence == "hutchinson":
+            estimate = partial(divergence.hutchinson, probes=probes)
+        else:
+            estimate = partial(
+                divergence.finite_difference, probes=probes, scale=o.probe_scale
+            )
+        return self._field.dynamics_with(estimate, batch.context)
+
     def loss(self, batch):
         """Return the mean JKO objective of a batch, guarded against the solver."""
         o = self.options
         solution = ode.integrate(
-            self._field.dynamics(batch.context), batch.x, self._grid(), with_error=True
+            self._dynamics(batch), batch.x, self._grid(), with_error=True
         )
         value = objective.jko(batch.x, solution.y, solution.log_det, self.step_size)
         value = value + o.error_weight * solution.error
@@ -117,16 +159,17 @@ class BlockTrainer:
     def advance(self, n_iter):
         """Run `n_iter` iterations; one whose gradient is not finite changes nothing."""
         for _ in range(n_iter):
-            for group in self._adam.param_groups:
-                group["lr"] = self._learning_rate()
             loss = self.loss(self._next_batch())
-            self._adam.zero_grad()
+            for optimizer, _ in self._optimizers:
+                optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(
                 self._parameters, self.options.max_grad_norm
             )
             if torch.isfinite(norm):
-                self._adam.step()
+                for optimizer, ratio in self._optimizers:
+                    optimizer.param_groups[0]["lr"] = ratio * self._learning_rate()
+                    optimizer.step()
             self.n_iter += 1
             self.losses.append(loss.item())
             # Short runs average less: the start must be forgotten.

@@ -1,0 +1,219 @@
+"""From validated arrays to a trained flow: whitening, folds, and the scoring grids."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+from skjko.flow import accuracy, scheme
+from skjko.flow.flow import Block
+from skjko.flow.training import Options, Rows
+from skjko.model import normal_logpdf
+from skjko.preprocessing import GaussianWhitening
+from skjko.splitting import GAUSSIAN_ROWS, held_out_splits
+
+# Rows of each of the sets of points on which the scoring grids are chosen.
+N_PROBES = 512
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to train, and what to train it with.
+
+    Attributes
+    ----------
+    step_sizes : tuple of float
+        Of the blocks to grow.
+    n_reparameterizations, n_refinements : int
+        Largest numbers of rounds.
+    max_step_size : float
+        Cap of reparameterized step sizes.
+    validation_fraction : float or None
+        Share of the rows to hold out; None holds none out.
+    new_field : callable
+        Maps a dimension and a generator to a fresh velocity field.
+    options : Options
+    device : torch.device
+    on_event : callable
+    """
+
+    step_sizes: tuple[float, ...]
+    n_reparameterizations: int
+    n_refinements: int
+    max_step_size: float
+    validation_fraction: float | None
+    new_field: Callable
+    options: Options
+    device: torch.device
+    on_event: Callable
+
+    def crew(self, folds, rng, flows=None, rounds=()):
+        """Return a crew with some blocks to start from, here in training precision."""
+        if flows is not None:
+            flows = [_moved(flow, self.device, torch.float32) for flow in flows]
+        generators = [_generator(rng) for _ in folds]
+        return scheme.Crew(
+            folds,
+            self.new_field,
+            self.options,
+            generators,
+            self.on_event,
+            flows,
+            rounds,
+        )
+
+    def do(self, crew):
+        """Let a crew do all of it, if there is a direction to move rows in."""
+        if all(fold.train.x.shape[1] for fold in crew.folds):
+            crew.train(
+                self.step_sizes,
+                self.n_reparameterizations,
+                self.n_refinements,
+                self.max_step_size,
+            )
+
+
+@dataclass
+class Fitted:
+    """A model as training leaves it, and what training it on needs.
+
+    Attributes
+    ----------
+    gaussian : GaussianWhitening
+        Block 0.
+    blocks : list of Block
+        On the CPU.
+    split_seed : int
+        Draws the same held-out rows from the same data again, so that none ever trains.
+    rounds : list of scheme.Round
+    base_nll : float or None
+        Mean negative log-likelihood of the held-out rows behind block 0.
+    fold_flows : list of list of Block
+        The flows of the folds, where cross-validation decided; empty otherwise.
+    """
+
+    gaussian: GaussianWhitening
+    blocks: list[Block]
+    split_seed: int
+    rounds: list[scheme.Round] = field(default_factory=list)
+    base_nll: float | None = None
+    fold_flows: list[list[Block]] = field(default_factory=list)
+
+
+def train(X, weight, X_val, work, rng, earlier=None):
+    """Train a flow, or train an earlier one on.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+    weight : ndarray of shape (n,)
+        Positive.
+    X_val : ndarray of shape (n_val, d) or None
+        Rows to hold out in place of a part of X.
+    work : Work
+    rng : RandomState
+    earlier : Fitted or None
+        Trained on the same rows.
+
+    Returns
+    -------
+    fitted : Fitted
+    rows : ndarray
+        Those that decided, or all if none did.
+    """
+    rounds = [] if earlier is None else earlier.rounds
+    seed = rng.randint(2**31 - 1) if earlier is None else earlier.split_seed
+    if not (work.step_sizes or rounds) or len(X) <= GAUSSIAN_ROWS:
+        return Fitted(GaussianWhitening().fit(X, weight), [], seed), X
+    splits = []
+    if work.validation_fraction is not None:
+        splits = held_out_splits(
+            X, weight, X_val, work.validation_fraction, check_random_state(seed)
+        )
+    if len(splits) == 1:
+        train_set, held_out = splits[0]
+        gaussian = GaussianWhitening().fit(*train_set)
+        folds = [_fold(gaussian, train_set, held_out, work.device)]
+        crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
+        work.do(crew)
+        return _fitted(gaussian, crew, seed, crew.base_nll), held_out[0]
+
+    gaussian = GaussianWhitening().fit(X, weight)
+    folds = [_fold(gaussian, (X, weight), None, work.device)]
+    crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
+    if not splits:
+        work.do(crew)
+        return _fitted(gaussian, crew, seed), X
+    deciding = work.crew(
+        [_fold(GaussianWhitening().fit(*a), a, b, work.device) for a, b in splits],
+        rng,
+        earlier and earlier.fold_flows,
+        rounds,
+    )
+    work.do(deciding)
+    crew.follow(deciding.rounds[len(rounds) :])
+    fold_flows = [_moved(flow, "cpu", torch.float32) for flow in deciding.flows]
+    fitted = _fitted(gaussian, crew, seed, deciding.base_nll, fold_flows)
+    return fitted, np.concatenate([held_out[0] for _, held_out in splits])
+
+
+def choose_grids(flow, gaussian, rows, X, rng):
+    """Choose the scoring grids on four sets of points; return the gaps that are left.
+
+    Held-out rows, the farthest training rows, own samples, and a box three times as
+    wide as the data.
+    """
+    draw = np.random.RandomState(rng.randint(2**31 - 1))
+    if len(rows) > N_PROBES:
+        rows = rows[draw.choice(len(rows), N_PROBES, replace=False)]
+    low, high = X.min(axis=0), X.max(axis=0)
+    centre, half = low + (high - low) / 2, (high - low) / 2
+    box = centre + 3 * half * draw.uniform(-1, 1, (N_PROBES, X.shape[1]))
+    base = draw.standard_normal((N_PROBES, flow.n_features))
+    own = flow.inverse(torch.as_tensor(base))
+    Z = _active(gaussian, X)
+    farthest = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices
+    probes = [_active(gaussian, rows), Z[farthest], own, _active(gaussian, box)]
+    return accuracy.choose_grids(flow, probes)
+
+
+def _active(gaussian, X):
+    """Return the whitened columns of X that a flow moves."""
+    Z, _ = gaussian.forward(X)
+    return torch.as_tensor(Z[:, : Z.shape[1] - gaussian.n_flat_].copy())
+
+
+def _fold(gaussian, train_set, held_out, device):
+    """Whiten rows and weights; `held_out` may be None."""
+    to = partial(torch.as_tensor, dtype=torch.float32, device=device)
+
+    def rows(X, weight):
+        return Rows(to(_active(gaussian, X)), to(weight / weight.mean()))
+
+    if held_out is None:
+        return scheme.Fold(rows(*train_set))
+    Z, log_det = gaussian.forward(held_out[0])
+    flat = Z[:, Z.shape[1] - gaussian.n_flat_ :]
+    return scheme.Fold(
+        rows(*train_set), rows(*held_out), to(log_det + normal_logpdf(flat))
+    )
+
+
+def _moved(blocks, device, dtype):
+    """Copies of blocks, somewhere else."""
+    return [copy.deepcopy(block).to(device).to(dtype) for block in blocks]
+
+
+def _fitted(gaussian, crew, seed, base_nll=None, fold_flows=()):
+    blocks = _moved(crew.flows[0], "cpu", torch.float32)
+    return Fitted(gaussian, blocks, seed, crew.rounds, base_nll, list(fold_flows))
+
+
+def _generator(rng):
+    return torch.Generator().manual_seed(int(rng.randint(2**31 - 1)))

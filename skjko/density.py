@@ -78,8 +78,8 @@ class JKOFlowDensity(
 
     frequency : float or "auto", default="auto"
         Scale of the first layer's weights at the start: the inverse length, in standard
-        deviations, of the structure that the field sees at once. "auto" is 8 with
-        "fourier" and 1 otherwise.
+        deviations, of the finest structure that the field sees at once; with "fourier"
+        of coarser structure as well. "auto" is 12 with "fourier" and 1 otherwise.
 
     time_dependent : bool, default=False
         Whether the velocity field of a block changes over its unit of time.
@@ -445,7 +445,7 @@ class JKOFlowDensity(
         if activation == "auto":
             activation = "fourier" if self.n_features_in_ <= 3 else "silu"
         if frequency == "auto":
-            frequency = 8.0 if activation == "fourier" else 1.0
+            frequency = 12.0 if activation == "fourier" else 1.0
         is_sequence = np.ndim(self.hidden_layer_sizes) == 1
         sizes = tuple(self.hidden_layer_sizes) if is_sequence else (None,)
         even = activation == "fourier" and len(sizes) > 0

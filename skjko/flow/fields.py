@@ -171,8 +171,9 @@ class MLPField(VelocityField):
         even) and tanh in those after it.
     frequency : float
         Scale of the first layer's weights at the start: a unit sees the projection of
-        x on a random direction, times a number of this size. High frequencies resolve
-        fine structure; they need more rows in higher dimension.
+        x on a random direction, times a number of this size. With "fourier", the
+        units' numbers go from 1 to this one. High frequencies resolve fine structure;
+        they need more rows in higher dimension.
     time_dependent : bool
         Whether the time enters the first layer.
     n_context : int
@@ -215,7 +216,16 @@ class MLPField(VelocityField):
             for n_in, n_out, scale in zip(inputs[:-1], outputs, scales, strict=True)
         )
         self.biases = nn.ParameterList(nn.Parameter(zeros(n)) for n in outputs)
-        if widths and activation != "fourier":
+        if widths and activation == "fourier":
+            # All frequencies up to the highest, evenly in their logarithm: coarse
+            # structure is learned as readily as fine structure.
+            lowest, highest = min(1.0, frequency), frequency
+            spread = torch.logspace(
+                math.log10(lowest / highest), 0.0, outputs[0], dtype=torch.float32
+            )
+            with torch.no_grad():
+                self.weights[0].mul_(spread[:, None])
+        elif widths:
             # Spread the kinks of the first layer over the data, which have unit scale.
             with torch.no_grad():
                 self.biases[0].copy_(frequency * randn(outputs[0]))

@@ -30,8 +30,8 @@ from skjko import JKOFlowDensity, datasets, metrics
 
 # Settings for quality in the plane: more iterations than by default.
 QUALITY = {
-    "rose": {"max_iter": 1200},
-    "tree": {"max_iter": 1500, "frequency": 16.0},
+    "rose": {"max_iter": 1000},
+    "tree": {"max_blocks": 3, "max_iter": 1500, "frequency": 16.0},
 }
 KNOWN = {
     "eight Gaussians": lambda: datasets.eight_gaussians(),

@@ -84,7 +84,7 @@ class JKOFlowDensity(
     time_dependent : bool, default=False
         Whether the velocity field of a block changes over its unit of time.
 
-    step_size : float, default=1.0
+    step_size : float, default=0.5
         JKO step size h of the first block. Small steps follow the Fokker-Planck
         equation, large ones go straight for the likelihood.
 
@@ -294,7 +294,7 @@ class JKOFlowDensity(
         activation="auto",
         frequency="auto",
         time_dependent=False,
-        step_size=1.0,
+        step_size=0.5,
         step_size_growth=2.0,
         max_step_size=8.0,
         free_block=True,

@@ -481,7 +481,7 @@ def test_without_early_stopping_all_rows_train(X):
     np.testing.assert_allclose(density.gaussian_.mean_, X[:1100].mean(axis=0))
     assert density.validation_scores_ is None
     np.testing.assert_array_equal(density.n_iter_per_block_, [10, 10])
-    np.testing.assert_array_equal(density.step_sizes_, [1, np.inf])
+    np.testing.assert_array_equal(density.step_sizes_, [0.5, np.inf])
 
 
 @pytest.mark.parametrize("n", [200, 1100])
@@ -629,7 +629,7 @@ def test_step_sizes_stop_at_the_largest_however_fast_they_grow(X):
     density = quick(
         max_blocks=4, step_size_growth=1e200, max_iter=2, early_stopping=False
     ).fit(X[:50])
-    np.testing.assert_array_equal(density.step_sizes_, [1, 8, 8, np.inf])
+    np.testing.assert_array_equal(density.step_sizes_, [0.5, 8, 8, np.inf])
 
 
 @pytest.mark.parametrize("sizes", [(), (8,), (8, 8, 8), [8, 8], np.array([8, 8])])

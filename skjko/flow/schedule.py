@@ -35,18 +35,30 @@ def evenness(step_sizes, movements):
     return max(moved) / min(moved) if min(moved) > 0 else math.inf
 
 
-def reparameterize(step_sizes, movements, max_step_size, rate=0.5):
-    """Step sizes under which the movements of the blocks become more even.
+def mean_movement(step_sizes, movements):
+    """Mean of the blocks' movements, the free one aside; 0 for none."""
+    moved = _of_finite(step_sizes, movements)
+    return sum(moved) / max(len(moved), 1)
 
-    h_k + rate (mean(S) h_k / S_k - h_k), capped, where S_k is the root mean square
-    movement of block k (Section 4.2 of Xu, Cheng, Xie, 2023). A free block has no step
-    size and stays free.
+
+def toward(step_size, movement, target, max_step_size, rate=0.5):
+    """Step size under which a block's movement comes nearer to a target.
+
+    h + rate (target h / S - h), capped, where S is the block's root mean square
+    movement (Section 4.2 of Xu, Cheng, Xie, 2023). A free block has no step size and
+    stays free.
     """
-    mean = sum(moved := _of_finite(step_sizes, movements)) / max(len(moved), 1)
+    if math.isinf(step_size) or movement == 0:
+        return step_size
+    even = target * step_size / movement
+    return min(step_size + rate * (even - step_size), max_step_size)
+
+
+def reparameterize(step_sizes, movements, max_step_size, rate=0.5):
+    """Step sizes that bring the movements of all blocks nearer to their mean."""
+    mean = mean_movement(step_sizes, movements)
     return tuple(
-        h
-        if math.isinf(h) or s == 0
-        else min(h + rate * (mean * h / s - h), max_step_size)
+        toward(h, s, mean, max_step_size, rate)
         for h, s in zip(step_sizes, movements, strict=True)
     )
 

@@ -36,6 +36,11 @@ EVEN = 1.25
 _LEAST_GAIN = {GROW: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
 
 
+# A reparameterized block corrects its step size so often, in this share of its
+# iterations, by the movement of so many rows; then it settles at the last one.
+_N_STEERS, _STEERED_SHARE, _N_MOVED = 15, 0.6, 4000
+
+
 @dataclass(frozen=True)
 class Event:
     """One report of the training: a block was scored, kept or dropped in a round."""
@@ -179,10 +184,28 @@ class _Stage:
         self.fields, self.n_iter = None, 0
 
     def run(self, n_iter):
-        """Train for just so many iterations."""
+        """Train up to just so many iterations."""
         for trainer in self.trainers:
-            trainer.advance(n_iter)
-        self.fields, self.n_iter = self._averages(), n_iter
+            trainer.advance(n_iter - self.n_done)
+        self.fields, self.n_iter = self.averages, n_iter
+
+    def steer(self, target, max_step_size):
+        """Train with a step size that follows the movement towards a target.
+
+        Reparameterization as training goes on: a movement answers to the step size
+        within few iterations, and need not wait for the next round.
+        """
+        if math.isinf(self.step_size):
+            return
+        every = max(1, round(_STEERED_SHARE * self.options.max_iter / _N_STEERS))
+        for _ in range(_N_STEERS):
+            for trainer in self.trainers:
+                trainer.advance(every)
+            self.step_size = schedule.toward(
+                self.step_size, self._movement(), target, max_step_size
+            )
+            for trainer in self.trainers:
+                trainer.step_size = self.step_size
 
     def search(self, report, start=None):
         """Train until held-out rows no longer improve on the start.
@@ -191,25 +214,25 @@ class _Stage:
         be better than none. One that is trained again, from the fields `start`, serves
         the blocks after it, and is judged by the JKO objective that it minimises.
         """
-        self.fields = start
+        self.fields = copy.deepcopy(start)
         step_size = schedule.FREE if start is None else self.step_size
         # A block that has learned loses at first by the learning rate that it starts
         # again with, and needs all of the schedule to gain.
         patience = self.options.patience if start is None else math.inf
-        best = self._objective(start, step_size)
+        best, self.n_iter = self._objective(start, step_size), self.n_done
         max_iter = self.options.max_iter
         every = math.ceil(max_iter / self.options.n_evaluations)
         disappointments = 0
-        while (done := self.trainers[0].n_iter) < max_iter:
+        while (done := self.n_done) < max_iter:
             for trainer in self.trainers:
                 trainer.advance(min(every, max_iter - done))
-            value = self._objective(averages := self._averages(), step_size)
-            report("scored", self.trainers[0].n_iter, value)
+            value = self._objective(averages := self.averages, step_size)
+            report("scored", self.n_done, value)
             disappointments += 1
             if value < best:
                 best, disappointments = value, 0
                 self.fields = copy.deepcopy(averages)
-                self.n_iter = self.trainers[0].n_iter
+                self.n_iter = self.n_done
             if disappointments >= patience:
                 break
 
@@ -224,12 +247,28 @@ class _Stage:
         return self.trainers[0].losses[: self.n_iter]
 
     @property
+    def n_done(self):
+        """Iterations done."""
+        return self.trainers[0].n_iter
+
+    @property
     def n_minibatches(self):
         """Minibatches used in all folds."""
         return sum(trainer.n_iter for trainer in self.trainers)
 
-    def _averages(self):
+    @property
+    def averages(self):
+        """Running averages of the fields in training, one a fold."""
         return [trainer.average for trainer in self.trainers]
+
+    def _movement(self):
+        """Root mean square movement of (some) training rows by the fields so far."""
+        squares = []
+        for fold, field in zip(self.folds, self.averages, strict=True):
+            some = Fold(fold.train.take(slice(_N_MOVED)))
+            block = _block(field, self.step_size, self.options)
+            squares.append(some.mean_square_move(some.push(block)))
+        return math.sqrt(sum(squares) / len(squares))
 
     @torch.no_grad()
     def _objective(self, fields, step_size):
@@ -374,13 +413,16 @@ class Crew:
         return self._conclude(GROW, flows, folds, records, n_kept, n_minibatches)
 
     def reparameterize(self, max_step_size):
-        """Make the movements more even: one round of step sizes, all trained again.
+        """Make the movements even: train all blocks again, each towards the mean.
 
         The flow stays as it was, and False is returned, if the held-out likelihood
         falls by more than noise.
         """
         sizes = schedule.reparameterize(self.step_sizes, self.movements, max_step_size)
-        return self._train_again(REPARAMETERIZE, self.flows, sizes)
+        target = schedule.mean_movement(self.step_sizes, self.movements)
+        return self._train_again(
+            REPARAMETERIZE, self.flows, sizes, steering=(target, max_step_size)
+        )
 
     def refine(self):
         """Split every block's time in two and train all of them again.
@@ -419,8 +461,11 @@ class Crew:
 
     # ------------------------------------------------------------------- their parts
 
-    def _train_again(self, kind, parents, step_sizes, n_iters=None):
-        """One round over all blocks, each starting as its parent."""
+    def _train_again(self, kind, parents, step_sizes, n_iters=None, steering=None):
+        """One round over all blocks, each starting as its parent.
+
+        `steering` is a movement to steer every block to, and the largest step size.
+        """
         if n_iters is None and not self.decides:
             n_iters = [self.options.max_iter] * len(step_sizes)
         folds, flows, records, n_minibatches = self.folds, [[] for _ in parents], [], 0
@@ -428,8 +473,12 @@ class Crew:
             confined = [parent[k].field for parent in parents]
             stage = self._stage(folds, [c.field for c in confined], h)
             report = partial(self._report, kind, k + 1)
+            if steering is not None:
+                stage.steer(*steering)
             if n_iters is None:
-                stage.search(report, confined)
+                # What moves by another step size than it learned with is no parent.
+                steered = stage.n_done > 0
+                stage.search(report, stage.averages if steered else confined)
             else:
                 stage.run(n_iters[k])
             n_minibatches += stage.n_minibatches

@@ -14,7 +14,9 @@ from skjko.flow.flow import in_chunks
 
 def normal_logpdf(Z):
     """Standard normal log-density of every row of Z; zero for no columns."""
-    return -0.5 * np.square(Z).sum(axis=1) - 0.5 * Z.shape[1] * math.log(2 * math.pi)
+    with np.errstate(over="ignore"):
+        squares = np.square(Z).sum(axis=1)
+    return -0.5 * squares - 0.5 * Z.shape[1] * math.log(2 * math.pi)
 
 
 class Model:

@@ -434,7 +434,8 @@ class Crew:
 
     def train(self, step_sizes, n_reparameterizations, n_refinements, max_step_size):
         """Grow, then at most so many rounds of the others, as long as they help."""
-        self.grow(step_sizes)
+        if step_sizes:
+            self.grow(step_sizes)
         for _ in range(n_reparameterizations):
             even = schedule.evenness(self.step_sizes, self.movements) <= EVEN
             if even or not self.reparameterize(max_step_size):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+import joblib
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
@@ -55,7 +56,7 @@ class Work:
 
     def crew(self, folds, rng, flows=None, rounds=()):
         """Return a crew with some blocks to start from, here in training precision."""
-        if flows is not None:
+        if flows:
             flows = [_moved(flow, self.device, torch.float32) for flow in flows]
         generators = [_generator(rng) for _ in folds]
         return scheme.Crew(
@@ -89,8 +90,8 @@ class Fitted:
         Block 0.
     blocks : list of Block
         On the CPU.
-    n_rows : int
-        Number of rows it was trained and held out on.
+    data : str
+        Fingerprint of the rows, their weights and the rows given to hold out.
     split_seed : int
         Draws the same held-out rows from the same data again, so that none ever trains.
     rounds : list of scheme.Round
@@ -102,7 +103,7 @@ class Fitted:
 
     gaussian: GaussianWhitening
     blocks: list[Block]
-    n_rows: int
+    data: str
     split_seed: int
     rounds: list[scheme.Round] = field(default_factory=list)
     base_nll: float | None = None
@@ -133,18 +134,19 @@ def train(X, weight, X_val, work, rng, earlier=None):
     Raises
     ------
     ValueError
-        If the number of rows is another than that of the earlier fit.
+        If the data are others than those of the earlier fit.
     """
-    if earlier is not None and len(X) != earlier.n_rows:
+    data = joblib.hash((X, weight, X_val))
+    if earlier is not None and data != earlier.data:
         raise ValueError(
-            "X must hold the rows of the fit to continue, with warm_start=True: "
-            f"{earlier.n_rows} of positive weight. Got {len(X)} instead."
+            "With warm_start=True, X, sample_weight and X_val must be those of the fit "
+            f"to continue. Got other values, in {len(X)} rows of positive weight. Set "
+            "warm_start=False to start again."
         )
-    n_rows = len(X)
     rounds = [] if earlier is None else earlier.rounds
     seed = rng.randint(2**31 - 1) if earlier is None else earlier.split_seed
     if not (work.step_sizes or rounds) or len(X) <= GAUSSIAN_ROWS:
-        return Fitted(GaussianWhitening().fit(X, weight), [], n_rows, seed), X
+        return Fitted(GaussianWhitening().fit(X, weight), [], data, seed), X
     splits = []
     if work.validation_fraction is not None:
         splits = held_out_splits(
@@ -156,14 +158,14 @@ def train(X, weight, X_val, work, rng, earlier=None):
         folds = [_fold(gaussian, train_set, held_out, work.device)]
         crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
         work.do(crew)
-        return _fitted(gaussian, crew, n_rows, seed, crew.base_nll), held_out[0]
+        return _fitted(gaussian, crew, data, seed, crew.base_nll), held_out[0]
 
     gaussian = GaussianWhitening().fit(X, weight)
     folds = [_fold(gaussian, (X, weight), None, work.device)]
     crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
     if not splits:
         work.do(crew)
-        return _fitted(gaussian, crew, n_rows, seed), X
+        return _fitted(gaussian, crew, data, seed), X
     deciding = work.crew(
         [_fold(GaussianWhitening().fit(*a), a, b, work.device) for a, b in splits],
         rng,
@@ -173,7 +175,7 @@ def train(X, weight, X_val, work, rng, earlier=None):
     work.do(deciding)
     crew.follow(deciding.rounds[len(rounds) :])
     fold_flows = [_moved(flow, "cpu", torch.float32) for flow in deciding.flows]
-    fitted = _fitted(gaussian, crew, n_rows, seed, deciding.base_nll, fold_flows)
+    fitted = _fitted(gaussian, crew, data, seed, deciding.base_nll, fold_flows)
     return fitted, np.concatenate([held_out[0] for _, held_out in splits])
 
 
@@ -224,11 +226,9 @@ def _moved(blocks, device, dtype):
     return [copy.deepcopy(block).to(device).to(dtype) for block in blocks]
 
 
-def _fitted(gaussian, crew, n_rows, seed, base_nll=None, fold_flows=()):
+def _fitted(gaussian, crew, data, seed, base_nll=None, fold_flows=()):
     blocks = _moved(crew.flows[0], "cpu", torch.float32)
-    return Fitted(
-        gaussian, blocks, n_rows, seed, crew.rounds, base_nll, list(fold_flows)
-    )
+    return Fitted(gaussian, blocks, data, seed, crew.rounds, base_nll, list(fold_flows))
 
 
 def _generator(rng):

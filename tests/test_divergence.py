@@ -143,3 +143,65 @@ def test_estimates_serve_training_and_scores_stay_exact(kind):
     np.testing.assert_array_equal(density.score_samples(X), density.score_samples(X))
     alone = density.score_samples(X[5:6])
     np.testing.assert_allclose(alone, density.score_samples(X)[5:6], atol=1e-9)
+
+
+# ------------------------------------------------------- probes, solves and seeds
+
+
+@pytest.mark.parametrize("kind", ["hutchinson", "finite_difference"])
+def test_several_probes_are_averaged(kind):
+    field, x = random_field(), normal(8, 3, seed=9)
+    probes = divergence.rademacher(4, x, generator())
+
+    def estimate(probes):
+        if kind == "hutchinson":
+            return divergence.hutchinson(lambda p: field(0.3, p), x, probes)
+        return divergence.finite_difference(lambda p: field(0.3, p), x, probes, 0.1)
+
+    singles = [estimate(probe[None])[1] for probe in probes]
+    torch.testing.assert_close(estimate(probes)[1], torch.stack(singles).mean(0))
+    # The probes disagree, or the average would say nothing.
+    assert (singles[0] - singles[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["hutchinson", "finite_difference"])
+def test_probes_stay_within_a_solve_and_change_between_solves(kind, monkeypatch):
+    drawn = []
+    draw = divergence.rademacher
+
+    def counted(n_probes, x, generator=None):
+        drawn.append(draw(n_probes, x, generator))
+        return drawn[-1]
+
+    monkeypatch.setattr(divergence, "rademacher", counted)
+    x = normal(16, 3)
+    rows = Rows(x, torch.ones(16, dtype=x.dtype))
+    options = Options(
+        max_iter=3, batch_size=16, n_ode_steps=4, divergence=kind, n_probes=2
+    )
+    trainer = BlockTrainer(random_field(), rows, 1.0, options, generator())
+    trainer.advance(3)
+    # Four Runge-Kutta steps are many evaluations, but one draw.
+    assert [probes.shape for probes in drawn] == [(2, 16, 3)] * 3
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("kind", ["hutchinson", "finite_difference"])
+@pytest.mark.parametrize("n", [60, 1000])
+def test_a_seed_determines_a_fit_by_estimates(kind, n):
+    X = moons().sample(n, random_state=0)
+
+    def fitted(seed):
+        return JKOFlowDensity(
+            max_blocks=1,
+            hidden_layer_sizes=(8, 8),
+            max_iter=6,
+            divergence=kind,
+            random_state=seed,
+            early_stopping=False,
+        ).fit(X)
+
+    first = fitted(0)
+    scores = first.score_samples(X)
+    np.testing.assert_allclose(fitted(0).score_samples(X), scores, rtol=0, atol=1e-7)
+    assert np.abs(fitted(1).score_samples(X) - scores).max() > 1e-3

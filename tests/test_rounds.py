@@ -178,6 +178,19 @@ def test_a_round_that_loses_changes_nothing(crew, monkeypatch):
     assert len(other.rounds[-1].records) == 6
 
 
+@pytest.mark.parametrize("max_iter", [4, 38])
+@pytest.mark.parametrize("held_out", [True, False])
+def test_steered_blocks_train_for_no_longer_than_the_others(max_iter, held_out):
+    crew = planar_crew(held_out=held_out, max_iter=max_iter)
+    crew.grow((0.5, 1.0), n_iters=[max_iter, max_iter])
+    crew.reparameterize(8.0)
+    made = crew.rounds[-1]
+    assert made.n_minibatches == 2 * max_iter
+    for record in made.records:
+        assert 0 < record.n_iter <= max_iter
+        assert len(record.losses) == record.n_iter
+
+
 def test_without_held_out_rows_all_rounds_run_in_full_and_stay():
     crew = planar_crew(held_out=False, max_iter=20)
     crew.train((0.5, math.inf), 1, 1, 8.0)
@@ -297,8 +310,15 @@ def test_what_a_fit_cannot_go_on_with(X):
     density.set_params(hidden_layer_sizes=(16, 16))
     with pytest.raises(ValueError, match="2 features"):
         density.fit(np.hstack([X, X]))
-    with pytest.raises(ValueError, match=r"1500 of positive weight. Got 700"):
-        density.fit(X[:700])
+    others = [
+        (X[:700], {}),
+        (X[::-1], {}),
+        (X, {"sample_weight": np.linspace(1, 2, 1500)}),
+        (X, {"X_val": X[:50] + 0.1}),
+    ]
+    for rows, more in others:
+        with pytest.raises(ValueError, match="X_val must be those of the fit"):
+            density.fit(rows, **more)
     # Nothing of this has changed what was fitted.
     assert density.n_blocks_ == len(density.flow_.blocks)
     density.set_params(max_blocks=2)
@@ -370,3 +390,171 @@ def test_summary_has_a_line_for_every_block(density):
     for method in (quick().summary, lambda: quick().staged_score_samples([[0.0]])):
         with pytest.raises(NotFittedError):
             method()
+
+
+# ------------------------------------------------------ what the tests above leave out
+
+
+def test_a_block_at_rest_keeps_its_step_size_among_moving_ones():
+    sizes = schedule.reparameterize((1.0, 2.0, 4.0), (0.6, 0.0, 0.3), 8.0)
+    # Mean 0.3: h1 halfway to 1 * 0.3 / 0.6, h3 is there already.
+    assert sizes == pytest.approx((0.75, 2.0, 4.0))
+    assert schedule.reparameterize((), (), 8.0) == ()
+
+
+@pytest.mark.parametrize("time_dependent", [False, True])
+@pytest.mark.parametrize("n_context", [0, 2])
+@pytest.mark.parametrize("confine", [False, True])
+def test_the_divergence_of_a_part_is_the_trace(time_dependent, n_context, confine):
+    field = MLPField(
+        3,
+        (8, 8),
+        "tanh",
+        time_dependent=time_dependent,
+        n_context=n_context,
+        generator=generator(),
+    ).double()
+    for i, parameter in enumerate(field.parameters()):
+        parameter.data = 0.4 * normal(*parameter.shape, seed=i)
+    field.requires_grad_(False)
+    if confine:
+        field = Confined(field, 2.0)
+    x = normal(4, 3, seed=9)
+    context = normal(4, n_context, seed=10) if n_context else None
+    for part, middle in zip(field.halves(), (0.2, 0.7), strict=True):
+        v, div = part.dynamics(context)(0.4, x)
+        # Time 0.4 of a half is time 0.2 or 0.7 of the whole, passing half as fast.
+        torch.testing.assert_close(v, 0.5 * field(middle, x, context))
+        for i in range(len(x)):
+            c = None if context is None else context[i : i + 1]
+            jacobian = torch.autograd.functional.jacobian(
+                lambda row, c=c, part=part: part(0.4, row[None], c)[0], x[i]
+            )
+            torch.testing.assert_close(div[i], jacobian.trace())
+
+
+def test_halves_share_no_weights_with_their_parent():
+    field, x = random_field(), normal(5, 3, seed=9)
+    first, second = field.halves()
+    before = [half(0.3, x).clone() for half in (first, second)]
+    for parameter in field.parameters():
+        parameter.zero_()
+    torch.testing.assert_close([half(0.3, x) for half in (first, second)], before)
+
+
+def test_a_reparameterization_that_loses_changes_nothing(crew, monkeypatch):
+    monkeypatch.setitem(scheme._LEAST_GAIN, scheme.REPARAMETERIZE, math.inf)
+    other = copied(crew)
+    weights = [p.clone() for b in crew.flows[0] for p in b.parameters()]
+    assert not other.reparameterize(8.0)
+    assert other.flows[0] is crew.flows[0]
+    kept = [p for b in other.flows[0] for p in b.parameters()]
+    for a, b in zip(weights, kept, strict=True):
+        assert torch.equal(a, b)
+    assert other.step_sizes == crew.step_sizes
+    assert other.rounds[-1].kind == "reparameterize"
+    assert not other.rounds[-1].accepted
+
+
+def test_a_follower_passes_over_rejected_rounds():
+    decided = planar_crew(max_iter=5)
+    decided.grow((0.5, math.inf), n_iters=[5, 5])
+    grown = decided.rounds[0]
+    lost = scheme.Round("refine", [grown.records[0]] * 4, 0, False, 20)
+    follower = planar_crew(held_out=False, max_iter=5)
+    follower.follow([grown, lost])
+    assert [r.accepted for r in follower.rounds] == [True, False]
+    assert follower.rounds[1] is lost
+    assert follower.step_sizes == (0.5, math.inf)
+    assert len(follower.flows[0]) == 2
+
+
+def test_recorded_scores_are_those_of_the_held_out_rows(crew):
+    flow, rows = double(crew.flows[0]), crew.folds[0].held_out.x.double()
+    for k, record in enumerate(crew.records, start=1):
+        nll = -Flow(2, flow.blocks[:k]).log_prob(rows).mean().item()
+        assert record.validation_nll == pytest.approx(nll, abs=1e-4)
+    base = -Flow(2).log_prob(rows).mean().item()
+    assert crew.base_nll == pytest.approx(base, abs=1e-5)
+
+
+def test_the_free_block_makes_way_for_more_blocks(X):
+    rows = X[:60]
+    density = quick(
+        max_blocks=3, max_iter=5, early_stopping=False, warm_start=True
+    ).fit(rows)
+    np.testing.assert_array_equal(density.step_sizes_, [0.5, 1, np.inf])
+    before = [[p.clone() for p in b.parameters()] for b in density.flow_.blocks]
+    density.set_params(max_blocks=5).fit(rows)
+    np.testing.assert_array_equal(density.step_sizes_, [0.5, 1, 2, 4, np.inf])
+    after = [list(b.parameters()) for b in density.flow_.blocks]
+    for k in (0, 1):
+        for a, b in zip(before[k], after[k], strict=True):
+            assert torch.equal(a, b)
+    # Where the free block was there is another one now.
+    pairs = zip(before[2], after[2], strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
+    # Three blocks of five iterations, then the three that are new.
+    assert density.n_iter_ == len(density.loss_curve_) == 30
+
+
+def test_history_scores_end_in_those_of_the_flow(density):
+    accepted = [r for r in density.history_ if r.accepted]
+    np.testing.assert_array_equal(
+        accepted[-1].validation_scores, density.validation_scores_
+    )
+    for made in density.history_:
+        n = len(made.step_sizes)
+        assert made.movements.shape == made.n_iter_per_block.shape == (n,)
+        assert made.validation_scores.shape == (n + 1,)
+        assert made.validation_scores[0] == density.validation_scores_[0]
+        assert isinstance(made.accepted, bool)
+
+
+@pytest.mark.parametrize("name", ["n_reparameterizations", "n_refinements"])
+def test_a_fit_cannot_go_on_with_fewer_rounds(X, name):
+    rows = X[:60]
+    density = quick(
+        max_blocks=1, max_iter=2, early_stopping=False, warm_start=True, **{name: 1}
+    ).fit(rows)
+    with pytest.raises(ValueError, match=rf"'{name}'.*at least 1.*Got 0"):
+        density.set_params(**{name: 0}).fit(rows)
+
+
+def test_stages_are_made_one_at_a_time(density, X, monkeypatch):
+    solved = []
+    forward = type(density.flow_.blocks[0]).forward
+
+    def counted(block, *args):
+        solved.append(block)
+        return forward(block, *args)
+
+    monkeypatch.setattr(type(density.flow_.blocks[0]), "forward", counted)
+    stages = density.staged_score_samples(X[:5])
+    assert len(solved) == 0
+    next(stages)
+    assert len(solved) == 0
+    next(stages)
+    assert len(solved) == 1
+
+
+def test_the_first_stage_is_the_gaussian_model(X):
+    rows = X[:60]
+    density = quick(max_blocks=1, max_iter=2, early_stopping=False).fit(rows)
+    gaussian = quick(max_blocks=0, early_stopping=False).fit(rows)
+    first, last = density.staged_score_samples(X)
+    np.testing.assert_allclose(first, gaussian.score_samples(X), rtol=1e-12)
+    np.testing.assert_allclose(last, density.score_samples(X), atol=1e-9, rtol=0)
+    assert np.abs(first - last).max() > 1e-4
+    (only,) = gaussian.staged_score_samples(X)
+    np.testing.assert_array_equal(only, first)
+    assert gaussian.trajectory(X[:5], n_between=2).shape == (1, 5, 2)
+
+
+def test_summary_tells_of_rejected_rounds(X, monkeypatch):
+    monkeypatch.setitem(scheme._LEAST_GAIN, scheme.REFINE, math.inf)
+    density = quick(max_blocks=1, max_iter=10, n_refinements=1).fit(X)
+    assert density.n_blocks_ == 1
+    lines = density.summary().splitlines()
+    assert lines[-1] == "round refine: rejected, 2 blocks"
+    assert len(lines) == 3 + density.n_blocks_ + 1

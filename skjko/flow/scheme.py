@@ -197,10 +197,13 @@ class _Stage:
         """
         if math.isinf(self.step_size):
             return
-        every = max(1, round(_STEERED_SHARE * self.options.max_iter / _N_STEERS))
-        for _ in range(_N_STEERS):
+        last = _STEERED_SHARE * self.options.max_iter
+        for i in range(1, _N_STEERS + 1):
+            until = round(i / _N_STEERS * last)
+            if until == self.n_done:
+                continue
             for trainer in self.trainers:
-                trainer.advance(every)
+                trainer.advance(until - trainer.n_iter)
             self.step_size = schedule.toward(
                 self.step_size, self._movement(), target, max_step_size
             )
@@ -322,7 +325,7 @@ class Crew:
     ):
         self.folds, self.new_field, self.options = folds, new_field, options
         self.generators, self.on_event = generators, on_event
-        self.flows = [[] for _ in folds] if flows is None else flows
+        self.flows = flows or [[] for _ in folds]
         self.rounds = list(rounds)
 
     @property

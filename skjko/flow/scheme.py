@@ -139,7 +139,8 @@ class Fold:
 
 
 def _block(velocity_field, step_size, options):
-    # Twice the steps of training: pushing and validation must not see its solver.
+    # Twice the steps of training, so that pushing and validation see less of what its
+    # solver was fooled about.
     return Block(velocity_field, step_size, 2 * options.n_ode_steps)
 
 

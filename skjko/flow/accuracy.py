@@ -83,6 +83,7 @@ def choose_grids(flow, probes, context=None):
     share = 1 / max(len(flow.blocks), 1)
     gaps = []
     for block in flow.blocks:
+        block.n_ode_steps = MIN_STEPS
         gap, x = _refine(block, x, sizes, share, context)
         gaps.append(gap)
     if not any(gap.exceeds(share) for gap in gaps):
@@ -107,14 +108,32 @@ def _refine_together(flow, x, sizes, context):
         coarse = fine
 
 
-def _refine(block, x, sizes, share, context=None):
+@torch.no_grad()
+def refine(block, x, context=None, slack=1.0, max_steps=MAX_STEPS):
+    """Set the steps of one block so that finer ones change nothing on the points x.
+
+    Parameters
+    ----------
+    block : Block
+        Its `n_ode_steps` is where the search starts.
+    x : Tensor of shape (n, d)
+    context : Tensor or None
+    slack : float
+        How many times the tolerance of scores is good enough.
+    max_steps : int
+        No grid above this is tried.
+    """
+    _refine(block, x, [len(x)], slack, context, max_steps)
+
+
+def _refine(block, x, sizes, share, context, max_steps=MAX_STEPS):
     """Set one block's steps on the points x; return its gap and the points pushed."""
-    n_steps = MIN_STEPS
+    n_steps = block.n_ode_steps
     _, score = _solve(block, x, context, n_steps)
     while True:
         fine_y, fine_score = _solve(block, x, context, finer(n_steps))
         gap = _gap(score, fine_score, sizes)
-        if not gap.exceeds(share) or finer(n_steps) > MAX_STEPS:
+        if not gap.exceeds(share) or finer(n_steps) > max_steps:
             block.n_ode_steps = n_steps
             return gap, fine_y
         n_steps, score = finer(n_steps), fine_score

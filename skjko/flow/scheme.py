@@ -20,7 +20,7 @@ from functools import partial
 
 import torch
 
-from skjko.flow import objective, schedule
+from skjko.flow import accuracy, objective, schedule
 from skjko.flow.fields import Confined
 from skjko.flow.flow import Block, in_chunks
 from skjko.flow.training import BlockTrainer, Rows
@@ -39,6 +39,10 @@ _LEAST_GAIN = {GROW: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
 # A reparameterized block corrects its step size so often, in this share of its
 # iterations, by the movement of so many rows; then it settles at the last one.
 _N_STEERS, _STEERED_SHARE, _N_MOVED = 15, 0.6, 4000
+
+# Decisions tolerate so many times the solver's error of scores, on so many rows, and
+# look at no grid with more steps: a field that needs them is a bad one.
+_SLACK, _N_PROBES, _MAX_STEPS = 10.0, 512, 32
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,13 @@ class Fold:
         return self.train.mean(moved)
 
 
-def _block(velocity_field, step_size, options):
-    # Twice the steps of training, so that pushing and validation see less of what its
-    # solver was fooled about.
-    return Block(velocity_field, step_size, 2 * options.n_ode_steps)
+def _solved(velocity_field, step_size, options, fold):
+    """Block with a grid on which the field cannot fool the solver as in training."""
+    rows = fold.train if fold.held_out is None else fold.held_out
+    rows = rows.take(slice(None, None, math.ceil(len(rows) / _N_PROBES)))
+    block = Block(velocity_field, step_size, options.n_ode_steps)
+    accuracy.refine(block, rows.x, rows.context, _SLACK, _MAX_STEPS)
+    return block
 
 
 def _confined(velocity_field, rows):
@@ -243,7 +250,7 @@ class _Stage:
     @property
     def blocks(self):
         """One a fold."""
-        return [_block(f, self.step_size, self.options) for f in self.fields]
+        return self._solved(self.fields)
 
     @property
     def losses(self):
@@ -270,21 +277,27 @@ class _Stage:
         squares = []
         for fold, field in zip(self.folds, self.averages, strict=True):
             some = Fold(fold.train.take(slice(_N_MOVED)))
-            block = _block(field, self.step_size, self.options)
+            block = Block(field, self.step_size, self.options.n_ode_steps)
             squares.append(some.mean_square_move(some.push(block)))
         return math.sqrt(sum(squares) / len(squares))
 
     @torch.no_grad()
     def _objective(self, fields, step_size):
         """Mean JKO objective of the held-out rows; None is no block."""
+        blocks = [None] * len(self.folds) if fields is None else self._solved(fields)
         values = []
-        for i, fold in enumerate(self.folds):
-            x, rows, log_det = fold.held_out.x, fold.held_out, fold.log_det
-            if fields is not None:
-                block = _block(fields[i], self.step_size, self.options)
+        for fold, block in zip(self.folds, blocks, strict=True):
+            rows, log_det = fold.held_out, fold.log_det
+            if block is not None:
                 rows, log_det = fold.push_held_out(block)
-            values.append(objective.jko(x, rows.x, log_det, step_size))
+            values.append(objective.jko(fold.held_out.x, rows.x, log_det, step_size))
         return _pooled(self.folds, values)[0]
+
+    def _solved(self, fields):
+        return [
+            _solved(field, self.step_size, self.options, fold)
+            for field, fold in zip(fields, self.folds, strict=True)
+        ]
 
 
 class Crew:
@@ -399,7 +412,8 @@ class Crew:
             if stage.fields is None:
                 report("dropped", 0, None)
                 break
-            pushed = [f.push(b) for f, b in zip(folds, stage.blocks, strict=True)]
+            blocks = stage.blocks
+            pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
             record = self._record(stage, folds, pushed)
             if n_iters is None and self._gain(folds, pushed) <= 1:
                 if _movement_share(folds, pushed) < self.options.movement_tol:
@@ -407,7 +421,7 @@ class Crew:
                 report("dropped", stage.n_iter, record.validation_nll)
                 continue
             records.append(record)
-            for flow, block in zip(flows, stage.blocks, strict=True):
+            for flow, block in zip(flows, blocks, strict=True):
                 flow.append(block)
             fields = [confined.field for confined in stage.fields]
             folds = pushed
@@ -487,9 +501,10 @@ class Crew:
             else:
                 stage.run(n_iters[k])
             n_minibatches += stage.n_minibatches
-            pushed = [f.push(b) for f, b in zip(folds, stage.blocks, strict=True)]
+            blocks = stage.blocks
+            pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
             records.append(self._record(stage, folds, pushed))
-            for flow, block in zip(flows, stage.blocks, strict=True):
+            for flow, block in zip(flows, blocks, strict=True):
                 flow.append(block)
             folds = pushed
             report("kept", stage.n_iter, records[-1].validation_nll)
@@ -525,7 +540,8 @@ class Crew:
         for flow in self.flows:
             halves = [half for block in flow for half in block.field.halves()]
             pairs = zip(halves, sizes, strict=True)
-            flows.append([_block(half, h, self.options) for half, h in pairs])
+            n_steps = self.options.n_ode_steps
+            flows.append([Block(half, h, n_steps) for half, h in pairs])
         return flows, sizes
 
     def _record(self, stage, before, after):

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
+import math
 import warnings
 from dataclasses import replace
 from numbers import Integral, Real
@@ -28,10 +29,14 @@ from sklearn.utils.validation import (
 from skjko import fitting
 from skjko.flow import devices, fields, schedule
 from skjko.flow.flow import Flow
+from skjko.flow.pace import Deadline
 from skjko.flow.training import Options
 from skjko.model import Model
 from skjko.splitting import CROSS_VALIDATION_ROWS
 from skjko.summary import summarize
+
+# Of a time limit. The rest is for what comes after, mostly the choice of scoring grids.
+_TRAINING_SHARE = 0.85
 
 # A fit continues an earlier one with more of these, and with the others unchanged.
 _GROWING = ("max_blocks", "n_reparameterizations", "n_refinements")
@@ -140,6 +145,13 @@ class JKOFlowDensity(
 
     max_iter : int, default=350
         Largest number of minibatch iterations of every block.
+
+    time_limit : float or None, default=None
+        Seconds that `fit` may take, about; None for no limit. What time is left is
+        shared equally between the blocks to come, and the learning rate of each falls
+        to zero within its share: with a large `max_iter`, training goes as far as the
+        time allows and ends as if that had been planned. The same seed then no longer
+        means the same model.
 
     early_stopping : bool, default=True
         Whether held-out rows decide on iterations and blocks. If False, all rows train
@@ -279,6 +291,7 @@ class JKOFlowDensity(
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "time_limit": [None, Interval(Real, 0, None, closed="neither")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
@@ -310,6 +323,7 @@ class JKOFlowDensity(
         learning_rate_init=0.01,
         alpha=0.0,
         max_iter=350,
+        time_limit=None,
         early_stopping=True,
         validation_fraction=0.1,
         random_state=None,
@@ -337,6 +351,7 @@ class JKOFlowDensity(
         self.learning_rate_init = learning_rate_init
         self.alpha = alpha
         self.max_iter = max_iter
+        self.time_limit = time_limit
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.random_state = random_state
@@ -377,14 +392,16 @@ class JKOFlowDensity(
         """
         from_pandas = hasattr(X, "iloc")
         earlier = self._earlier_fit()
+        limit = math.inf if self.time_limit is None else self.time_limit
+        deadline = Deadline(_TRAINING_SHARE * limit)
         X, weight, X_val = self._validated_for_fit(X, sample_weight, X_val, earlier)
         rng = check_random_state(self.random_state)
-        work = self._work(len(X), earlier)
+        work = self._work(len(X), earlier, deadline)
         fitted, rows = fitting.train(X, weight, X_val, work, rng, earlier)
         self._record(fitted)
         self._n_features_out = X.shape[1]
         self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
-        self._choose_grids(rows, X, rng)
+        self._choose_grids(rows, X, fitted.split_seed)
         return self
 
     def _earlier_fit(self):
@@ -472,7 +489,7 @@ class JKOFlowDensity(
 
         return new_field
 
-    def _work(self, n_samples, earlier):
+    def _work(self, n_samples, earlier, deadline):
         """All that training needs to know of the parameters."""
         step_sizes = schedule.plan(
             self.step_size,
@@ -519,6 +536,7 @@ class JKOFlowDensity(
             options,
             devices.resolve(self.device),
             self._report,
+            deadline,
         )
 
     def _record(self, fitted):
@@ -552,9 +570,9 @@ class JKOFlowDensity(
         self._fitted = replace(fitted, gaussian=None, blocks=[])
         self._fitted_with = self.get_params(deep=False)
 
-    def _choose_grids(self, rows, X, rng):
+    def _choose_grids(self, rows, X, seed):
         """Choose the scoring grids; warn of blocks that none will do for."""
-        gaps = fitting.choose_grids(self.flow_, self.gaussian_, rows, X, rng)
+        gaps = fitting.choose_grids(self.flow_, self.gaussian_, rows, X, seed)
         self.n_ode_steps_ = np.array([b.n_ode_steps for b in self.flow_.blocks], int)
         self.solver_gaps_ = np.array(gaps).reshape(-1, 2)
         wide = [

@@ -14,13 +14,14 @@ from sklearn.utils import check_random_state
 
 from skjko.flow import accuracy, scheme
 from skjko.flow.flow import Block
+from skjko.flow.pace import Deadline
 from skjko.flow.training import Options, Rows
 from skjko.model import normal_logpdf
 from skjko.preprocessing import GaussianWhitening
 from skjko.splitting import GAUSSIAN_ROWS, held_out_splits
 
 # Rows of each of the sets of points on which the scoring grids are chosen.
-N_PROBES = 512
+N_PROBES = 256
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Work:
     options : Options
     device : torch.device
     on_event : callable
+    deadline : Deadline
+        When the training has to be done.
     """
 
     step_sizes: tuple[float, ...]
@@ -53,9 +56,13 @@ class Work:
     options: Options
     device: torch.device
     on_event: Callable
+    deadline: Deadline
 
-    def crew(self, folds, rng, flows=None, rounds=()):
-        """Return a crew with some blocks to start from, here in training precision."""
+    def crew(self, folds, rng, flows=None, rounds=(), share=1.0):
+        """Return a crew with some blocks to start from, here in training precision.
+
+        It gets a share of the time that is left.
+        """
         if flows:
             flows = [_moved(flow, self.device, torch.float32) for flow in flows]
         generators = [_generator(rng) for _ in folds]
@@ -67,6 +74,7 @@ class Work:
             self.on_event,
             flows,
             rounds,
+            self.deadline.part(share),
         )
 
     def do(self, crew):
@@ -171,6 +179,7 @@ def train(X, weight, X_val, work, rng, earlier=None):
         rng,
         earlier and earlier.fold_flows,
         rounds,
+        len(splits) / (len(splits) + 1),
     )
     work.do(deciding)
     crew.follow(deciding.rounds[len(rounds) :])
@@ -179,19 +188,22 @@ def train(X, weight, X_val, work, rng, earlier=None):
     return fitted, np.concatenate([held_out[0] for _, held_out in splits])
 
 
-def choose_grids(flow, gaussian, rows, X, rng):
+def choose_grids(flow, gaussian, rows, X, seed):
     """Choose the scoring grids on four sets of points; return the gaps that are left.
 
     Held-out rows, the farthest training rows, own samples, and a box three times as
     wide as the data.
     """
-    draw = np.random.RandomState(rng.randint(2**31 - 1))
+    draw = np.random.RandomState(seed)
     if len(rows) > N_PROBES:
         rows = rows[draw.choice(len(rows), N_PROBES, replace=False)]
     low, high = X.min(axis=0), X.max(axis=0)
     centre, half = low + (high - low) / 2, (high - low) / 2
     box = centre + 3 * half * draw.uniform(-1, 1, (N_PROBES, X.shape[1]))
     base = draw.standard_normal((N_PROBES, flow.n_features))
+    # About where samples fall; the same whatever grids the flow came with.
+    for block in flow.blocks:
+        block.n_ode_steps = 4
     own = flow.inverse(torch.as_tensor(base))
     Z = _active(gaussian, X)
     farthest = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices

@@ -29,6 +29,7 @@ FLOORS = {
     "skjko.flow.devices": 0,
     "skjko.flow.divergence": 0,
     "skjko.flow.objective": 0,
+    "skjko.flow.pace": 0,
     "skjko.flow.schedule": 0,
     "skjko.flow.fields": 1,
     "skjko.flow.ode": 1,

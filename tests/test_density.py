@@ -605,6 +605,8 @@ def test_bad_rows_at_use(density, method):
         ("learning_rate_init", 0.0),
         ("alpha", -1.0),
         ("max_iter", 0),
+        ("time_limit", 0.0),
+        ("time_limit", "soon"),
         ("early_stopping", "auto"),
         ("validation_fraction", 0.0),
         ("validation_fraction", 1.0),

@@ -110,10 +110,14 @@ def planar_crew(n=1500, held_out=True, max_iter=60, seed=0):
     )
 
 
+def plan(*n_iters):
+    return [scheme.BlockRecord(math.nan, n, n, math.nan, []) for n in n_iters]
+
+
 @pytest.fixture(scope="module")
 def crew():
     crew = planar_crew()
-    crew.grow((0.5, 1.0, math.inf), n_iters=[60, 60, 60])
+    crew.grow((0.5, 1.0, math.inf), plan=plan(60, 60, 60))
     return crew
 
 
@@ -182,7 +186,7 @@ def test_a_round_that_loses_changes_nothing(crew, monkeypatch):
 @pytest.mark.parametrize("held_out", [True, False])
 def test_steered_blocks_train_for_no_longer_than_the_others(max_iter, held_out):
     crew = planar_crew(held_out=held_out, max_iter=max_iter)
-    crew.grow((0.5, 1.0), n_iters=[max_iter, max_iter])
+    crew.grow((0.5, 1.0), plan=plan(max_iter, max_iter))
     crew.reparameterize(8.0)
     made = crew.rounds[-1]
     assert made.n_minibatches == 2 * max_iter
@@ -208,9 +212,9 @@ def test_a_crew_follows_what_another_one_decided(crew):
     follower.follow(decided.rounds)
     assert len(follower.rounds) == 3
     assert follower.step_sizes == decided.step_sizes
-    for made, plan in zip(follower.rounds, decided.rounds, strict=True):
-        assert (made.kind, made.accepted) == (plan.kind, plan.accepted)
-        for a, b in zip(made.records, plan.records, strict=True):
+    for made, other in zip(follower.rounds, decided.rounds, strict=True):
+        assert (made.kind, made.accepted) == (other.kind, other.accepted)
+        for a, b in zip(made.records, other.records, strict=True):
             assert (a.step_size, a.n_iter) == (b.step_size, b.n_iter)
             assert a.validation_nll == b.validation_nll
 
@@ -458,7 +462,7 @@ def test_a_reparameterization_that_loses_changes_nothing(crew, monkeypatch):
 
 def test_a_follower_passes_over_rejected_rounds():
     decided = planar_crew(max_iter=5)
-    decided.grow((0.5, math.inf), n_iters=[5, 5])
+    decided.grow((0.5, math.inf), plan=plan(5, 5))
     grown = decided.rounds[0]
     lost = scheme.Round("refine", [grown.records[0]] * 4, 0, False, 20)
     follower = planar_crew(held_out=False, max_iter=5)

@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -84,7 +85,7 @@ def choose_grids(flow, probes, context=None):
     gaps = []
     for block in flow.blocks:
         block.n_ode_steps = MIN_STEPS
-        gap, x = _refine(block, x, sizes, share, context)
+        gap, x = _refine(block, x, sizes, share, context, MAX_STEPS)
         gaps.append(gap)
     if not any(gap.exceeds(share) for gap in gaps):
         _refine_together(flow, start, sizes, context)
@@ -109,7 +110,7 @@ def _refine_together(flow, x, sizes, context):
 
 
 @torch.no_grad()
-def refine(block, x, context=None, slack=1.0, max_steps=MAX_STEPS):
+def refine(block, x, context, slack, max_steps):
     """Set the steps of one block so that finer ones change nothing on the points x.
 
     Parameters
@@ -126,17 +127,25 @@ def refine(block, x, context=None, slack=1.0, max_steps=MAX_STEPS):
     _refine(block, x, [len(x)], slack, context, max_steps)
 
 
-def _refine(block, x, sizes, share, context, max_steps=MAX_STEPS):
+def _refine(block, x, sizes, share, context, max_steps):
     """Set one block's steps on the points x; return its gap and the points pushed."""
-    n_steps = block.n_ode_steps
-    _, score = _solve(block, x, context, n_steps)
     while True:
+        n_steps = block.n_ode_steps
+        _, score = _solve(block, x, context, n_steps)
         fine_y, fine_score = _solve(block, x, context, finer(n_steps))
         gap = _gap(score, fine_score, sizes)
         if not gap.exceeds(share) or finer(n_steps) > max_steps:
-            block.n_ode_steps = n_steps
             return gap, fine_y
-        n_steps, score = finer(n_steps), fine_score
+        block.n_ode_steps = min(_promising(n_steps, gap, share), max_steps)
+
+
+def _promising(n_steps, gap, share):
+    """Return the steps at which the solver's fourth order promises the tolerance."""
+    worst = max(gap.mean / MEAN_TOL, gap.quantile / QUANTILE_TOL) / share
+    # Half of the tolerance, not to miss it by a little; at most the grid that checked,
+    # since far from the tolerance the order is not to be relied on.
+    factor = (2 * worst) ** 0.25 if math.isfinite(worst) else 2.0
+    return max(n_steps + 1, min(math.ceil(n_steps * factor), finer(n_steps)))
 
 
 @torch.no_grad()

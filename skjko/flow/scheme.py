@@ -23,6 +23,7 @@ import torch
 from skjko.flow import accuracy, objective, schedule
 from skjko.flow.fields import Confined
 from skjko.flow.flow import Block, in_chunks
+from skjko.flow.pace import Deadline, Pace
 from skjko.flow.training import BlockTrainer, Rows
 
 GROW, REPARAMETERIZE, REFINE = "grow", "reparameterize", "refine"
@@ -38,7 +39,10 @@ _LEAST_GAIN = {GROW: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
 
 # A reparameterized block corrects its step size so often, in this share of its
 # iterations, by the movement of so many rows; then it settles at the last one.
-_N_STEERS, _STEERED_SHARE, _N_MOVED = 15, 0.6, 4000
+_N_STEERS, _STEERED_SHARE, _N_STEERING = 15, 0.6, 4000
+
+# Rows that the movement of a block is measured on.
+_N_MOVED = 20_000
 
 # Decisions tolerate so many times the solver's error of scores, on so many rows, and
 # look at no grid with more steps: a field that needs them is a bad one.
@@ -62,10 +66,15 @@ def silent(event):
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """What was decided about a block, and what training it looked like."""
+    """What was decided about a block, and what training it looked like.
+
+    `n_planned` are the iterations in which its learning rate would have gone to zero,
+    `n_iter` those after which its weights were taken.
+    """
 
     step_size: float
     n_iter: int
+    n_planned: int
     movement: float
     losses: list[float]
     validation_nll: float | None = None
@@ -96,21 +105,31 @@ class Round:
     n_minibatches: int
 
 
-@dataclass
 class Fold:
     """Training and held-out rows, where the blocks so far have pushed them.
 
-    Attributes
+    Parameters
     ----------
     train, held_out : Rows
-        Where the rows are; `held_out` may be None.
+        `held_out` may be None.
     log_det : Tensor of shape (n_held_out,)
         log|det| of all that happened to the held-out rows.
+    behind : Block or None
+        The block that still has to push the training rows: behind the last block of a
+        flow nobody asks where they are.
     """
 
-    train: Rows
-    held_out: Rows | None = None
-    log_det: torch.Tensor | None = None
+    def __init__(self, train, held_out=None, log_det=None, behind=None):
+        self.held_out, self.log_det = held_out, log_det
+        self._train, self._behind = train, behind
+
+    @property
+    def train(self):
+        """Training rows, where they are."""
+        if self._behind is not None:
+            self._train = self._pushed(self._train, self._behind)
+            self._behind = None
+        return self._train
 
     @property
     def nll(self):
@@ -128,24 +147,34 @@ class Fold:
         y, log_det = in_chunks(solve, rows.x, rows.context)
         return Rows(y, rows.weight, rows.context), self.log_det + log_det
 
-    @torch.no_grad()
     def push(self, block):
         """Return the fold behind one more block."""
-        rows = self.train
-        (y,) = in_chunks(lambda x, c: (block.push(x, c),), rows.x, rows.context)
-        train = Rows(y, rows.weight, rows.context)
-        return Fold(train, *(self.push_held_out(block) if self.held_out else ()))
+        held_out = self.push_held_out(block) if self.held_out else (None, None)
+        return Fold(self.train, *held_out, behind=block)
 
-    def mean_square_move(self, other):
-        """Mean square distance of the training rows from where they are in `other`."""
-        moved = objective.squared_displacement(self.train.x, other.train.x)
-        return self.train.mean(moved)
+    def mean_squares(self, block, max_rows):
+        """E|x - T(x)|^2 and E|T(x)|^2 of (about so many) training rows."""
+        rows = _some(self.train, max_rows)
+        pushed = self._pushed(rows, block)
+        moved = objective.squared_displacement(rows.x, pushed.x)
+        return rows.mean(moved), rows.mean(pushed.x.square().sum(1))
+
+    @staticmethod
+    @torch.no_grad()
+    def _pushed(rows, block):
+        (y,) = in_chunks(lambda x, c: (block.push(x, c),), rows.x, rows.context)
+        return Rows(y, rows.weight, rows.context)
+
+
+def _some(rows, n):
+    """At most n rows, evenly spaced: they may have been handed over in some order."""
+    return rows.take(slice(None, None, math.ceil(len(rows) / n)))
 
 
 def _solved(velocity_field, step_size, options, fold):
     """Block with a grid on which the field cannot fool the solver as in training."""
     rows = fold.train if fold.held_out is None else fold.held_out
-    rows = rows.take(slice(None, None, math.ceil(len(rows) / _N_PROBES)))
+    rows = _some(rows, _N_PROBES)
     block = Block(velocity_field, step_size, options.n_ode_steps)
     accuracy.refine(block, rows.x, rows.context, _SLACK, _MAX_STEPS)
     return block
@@ -183,37 +212,39 @@ class _Stage:
         Iterations after which they were the best.
     """
 
-    def __init__(self, folds, fields, step_size, options, generators):
+    def __init__(self, folds, fields, step_size, options, generators, pace):
         self.folds, self.step_size, self.options = folds, step_size, options
+        self.pace = pace
         self.trainers = [
-            BlockTrainer(_confined(f, fold.train), fold.train, step_size, options, g)
+            BlockTrainer(
+                _confined(f, fold.train), fold.train, step_size, options, g, pace
+            )
             for f, fold, g in zip(fields, folds, generators, strict=True)
         ]
         self.fields, self.n_iter = None, 0
 
     def run(self, n_iter):
-        """Train up to just so many iterations."""
-        for trainer in self.trainers:
-            trainer.advance(n_iter - self.n_done)
-        self.fields, self.n_iter = self.averages, n_iter
+        """Train up to so many iterations, or for as long as there is time."""
+        while self.n_done < n_iter and self.progress < 1:
+            self._advance()
+        self.fields, self.n_iter = self.averages, self.n_done
 
-    def steer(self, target, max_step_size):
-        """Train with a step size that follows the movement towards a target.
+    def steer(self, movement, max_step_size):
+        """Train with a step size that follows the movement towards a given one.
 
         Reparameterization as training goes on: a movement answers to the step size
         within few iterations, and need not wait for the next round.
         """
         if math.isinf(self.step_size):
             return
-        last = _STEERED_SHARE * self.options.max_iter
         for i in range(1, _N_STEERS + 1):
-            until = round(i / _N_STEERS * last)
-            if until == self.n_done:
+            target = i / _N_STEERS * _STEERED_SHARE
+            if self.progress >= target:
                 continue
-            for trainer in self.trainers:
-                trainer.advance(until - trainer.n_iter)
+            while self.progress < target:
+                self._advance()
             self.step_size = schedule.toward(
-                self.step_size, self._movement(), target, max_step_size
+                self.step_size, self._movement(), movement, max_step_size
             )
             for trainer in self.trainers:
                 trainer.step_size = self.step_size
@@ -231,12 +262,13 @@ class _Stage:
         # again with, and needs all of the schedule to gain.
         patience = self.options.patience if start is None else math.inf
         best, self.n_iter = self._objective(start, step_size), self.n_done
-        max_iter = self.options.max_iter
-        every = math.ceil(max_iter / self.options.n_evaluations)
         disappointments = 0
-        while (done := self.n_done) < max_iter:
-            for trainer in self.trainers:
-                trainer.advance(min(every, max_iter - done))
+        while (progress := self.progress) < 1:
+            n = self.options.n_evaluations
+            target = (math.floor(progress * n) + 1) / n
+            self._advance()
+            while self.progress < target:
+                self._advance()
             value = self._objective(averages := self.averages, step_size)
             report("scored", self.n_done, value)
             disappointments += 1
@@ -263,6 +295,20 @@ class _Stage:
         return self.trainers[0].n_iter
 
     @property
+    def n_planned(self):
+        """Iterations that end the schedule of the learning rate."""
+        return round(self.n_done / self.progress) if self.n_done else 0
+
+    @property
+    def progress(self):
+        """Share of the training that is over."""
+        return self.pace.progress(self.n_done)
+
+    def _advance(self):
+        for trainer in self.trainers:
+            trainer.advance(1)
+
+    @property
     def n_minibatches(self):
         """Minibatches used in all folds."""
         return sum(trainer.n_iter for trainer in self.trainers)
@@ -274,12 +320,9 @@ class _Stage:
 
     def _movement(self):
         """Root mean square movement of (some) training rows by the fields so far."""
-        squares = []
-        for fold, field in zip(self.folds, self.averages, strict=True):
-            some = Fold(fold.train.take(slice(_N_MOVED)))
-            block = Block(field, self.step_size, self.options.n_ode_steps)
-            squares.append(some.mean_square_move(some.push(block)))
-        return math.sqrt(sum(squares) / len(squares))
+        n_steps = self.options.n_ode_steps
+        blocks = [Block(f, self.step_size, n_steps) for f in self.averages]
+        return _movement(self.folds, blocks, _N_STEERING)
 
     @torch.no_grad()
     def _objective(self, fields, step_size):
@@ -318,6 +361,9 @@ class Crew:
         Where to start: the blocks so far, for every fold.
     rounds : sequence of Round
         How those came to be.
+    deadline : Deadline, optional
+        When all has to be done: every round, and in it every block, gets an equal part
+        of the time that is left.
 
     Attributes
     ----------
@@ -336,7 +382,9 @@ class Crew:
         on_event=silent,
         flows=None,
         rounds=(),
+        deadline=None,
     ):
+        self.deadline = self._round_deadline = deadline or Deadline()
         self.folds, self.new_field, self.options = folds, new_field, options
         self.generators, self.on_event = generators, on_event
         self.flows = flows or [[] for _ in folds]
@@ -370,7 +418,7 @@ class Crew:
 
     # ------------------------------------------------------------------- rounds
 
-    def grow(self, step_sizes, n_iters=None):
+    def grow(self, step_sizes, plan=None):
         """Add blocks one after another until they stop paying on held-out rows.
 
         A free block at the end makes way for them. A block stays, with its best weights
@@ -383,8 +431,9 @@ class Crew:
         Parameters
         ----------
         step_sizes : sequence of float
-        n_iters : sequence of int, optional
-            Train just so long instead of letting the held-out rows decide.
+        plan : sequence of BlockRecord, optional
+            Train for as many iterations as these instead of letting the held-out rows
+            decide.
         """
         records = list(self.records)
         if records and math.isinf(records[-1].step_size):
@@ -396,27 +445,27 @@ class Crew:
             flow[-1].field.field if flow else self.new_field(fold.train.x.shape[1], g)
             for flow, fold, g in zip(flows, folds, self.generators, strict=True)
         ]
-        if n_iters is None and not self.decides:
-            n_iters = [self.options.max_iter] * len(step_sizes)
+        plan = self._plan(step_sizes, plan)
         queue = list(step_sizes)
         while queue:
             h = queue.pop(0)
             # Warm start: a block begins with the weights of the one before.
-            stage = self._stage(folds, fields, h)
+            pace = self._pace(len(queue) + 1, plan and plan[len(records) - n_kept])
+            stage = self._stage(folds, fields, h, pace)
             report = partial(self._report, GROW, len(records) + 1)
-            if n_iters is None:
+            if plan is None:
                 stage.search(report)
             else:
-                stage.run(n_iters[len(records) - n_kept])
+                stage.run(plan[len(records) - n_kept].n_iter)
             n_minibatches += stage.n_minibatches
             if stage.fields is None:
                 report("dropped", 0, None)
                 break
             blocks = stage.blocks
             pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
-            record = self._record(stage, folds, pushed)
-            if n_iters is None and self._gain(folds, pushed) <= 1:
-                if _movement_share(folds, pushed) < self.options.movement_tol:
+            record = self._record(stage, folds, blocks, pushed)
+            if plan is None and self._gain(folds, pushed) <= 1:
+                if _movement_share(folds, blocks) < self.options.movement_tol:
                     queue = [h for h in queue if math.isinf(h)]
                 report("dropped", stage.n_iter, record.validation_nll)
                 continue
@@ -425,9 +474,8 @@ class Crew:
                 flow.append(block)
             fields = [confined.field for confined in stage.fields]
             folds = pushed
-            report(
-                "trained" if n_iters else "kept", stage.n_iter, record.validation_nll
-            )
+            kind = "trained" if plan else "kept"
+            report(kind, stage.n_iter, record.validation_nll)
         return self._conclude(GROW, flows, folds, records, n_kept, n_minibatches)
 
     def reparameterize(self, max_step_size):
@@ -453,57 +501,64 @@ class Crew:
     def train(self, step_sizes, n_reparameterizations, n_refinements, max_step_size):
         """Grow, then at most so many rounds of the others, as long as they help."""
         if step_sizes:
+            self._share_time(1 + n_reparameterizations + n_refinements)
             self.grow(step_sizes)
-        for _ in range(n_reparameterizations):
+        for i in range(n_reparameterizations):
             even = schedule.evenness(self.step_sizes, self.movements) <= EVEN
+            self._share_time(n_reparameterizations - i + n_refinements)
             if even or not self.reparameterize(max_step_size):
                 break
-        for _ in range(n_refinements):
+        for i in range(n_refinements):
+            self._share_time(n_refinements - i)
             if not self.records or not self.refine():
                 break
 
     def follow(self, rounds):
         """Do on the folds of this crew what another one has decided."""
-        for plan in rounds:
-            if not plan.accepted:
-                self.rounds.append(plan)
+        for i, decided in enumerate(rounds):
+            if not decided.accepted:
+                self.rounds.append(decided)
                 continue
-            trained = plan.records[plan.n_kept :]
+            self._share_time(len(rounds) - i)
+            trained = decided.records[decided.n_kept :]
             sizes = tuple(record.step_size for record in trained)
-            n_iters = [record.n_iter for record in trained]
-            if plan.kind == GROW:
-                self.grow(sizes, n_iters)
+            if decided.kind == GROW:
+                self.grow(sizes, trained)
             else:
-                flows = self._split()[0] if plan.kind == REFINE else self.flows
-                self._train_again(plan.kind, flows, sizes, n_iters)
-            self.rounds[-1] = _joined(self.rounds[-1], plan)
+                flows = self._split()[0] if decided.kind == REFINE else self.flows
+                self._train_again(decided.kind, flows, sizes, trained)
+            self.rounds[-1] = _joined(self.rounds[-1], decided)
 
     # ------------------------------------------------------------------- their parts
 
-    def _train_again(self, kind, parents, step_sizes, n_iters=None, steering=None):
+    def _share_time(self, n_rounds):
+        """Give the next of so many rounds an equal part of the time that is left."""
+        self._round_deadline = self.deadline.part(1 / n_rounds)
+
+    def _train_again(self, kind, parents, step_sizes, plan=None, steering=None):
         """One round over all blocks, each starting as its parent.
 
         `steering` is a movement to steer every block to, and the largest step size.
         """
-        if n_iters is None and not self.decides:
-            n_iters = [self.options.max_iter] * len(step_sizes)
+        plan = self._plan(step_sizes, plan)
         folds, flows, records, n_minibatches = self.folds, [[] for _ in parents], [], 0
         for k, h in enumerate(step_sizes):
             confined = [parent[k].field for parent in parents]
-            stage = self._stage(folds, [c.field for c in confined], h)
+            pace = self._pace(len(step_sizes) - k, plan and plan[k])
+            stage = self._stage(folds, [c.field for c in confined], h, pace)
             report = partial(self._report, kind, k + 1)
             if steering is not None:
                 stage.steer(*steering)
-            if n_iters is None:
+            if plan is None:
                 # What moves by another step size than it learned with is no parent.
                 steered = stage.n_done > 0
                 stage.search(report, stage.averages if steered else confined)
             else:
-                stage.run(n_iters[k])
+                stage.run(plan[k].n_iter)
             n_minibatches += stage.n_minibatches
             blocks = stage.blocks
             pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
-            records.append(self._record(stage, folds, pushed))
+            records.append(self._record(stage, folds, blocks, pushed))
             for flow, block in zip(flows, blocks, strict=True):
                 flow.append(block)
             folds = pushed
@@ -521,8 +576,20 @@ class Crew:
             self.flows = flows
         return accepted
 
-    def _stage(self, folds, fields, step_size):
-        return _Stage(folds, fields, step_size, self.options, self.generators)
+    def _plan(self, step_sizes, plan):
+        """What a round follows: nothing if held-out rows decide."""
+        if plan is None and not self.decides:
+            n = self.options.max_iter
+            plan = [BlockRecord(h, n, n, 0.0, []) for h in step_sizes]
+        return plan
+
+    def _pace(self, n_left, planned=None):
+        """Pace of the next of so many blocks that share the time of the round."""
+        n = self.options.max_iter if planned is None else planned.n_planned
+        return Pace(n, self._round_deadline.part(1 / n_left))
+
+    def _stage(self, folds, fields, step_size, pace):
+        return _Stage(folds, fields, step_size, self.options, self.generators, pace)
 
     def _behind(self, flows):
         """Return the folds behind all blocks of their flows."""
@@ -544,14 +611,14 @@ class Crew:
             flows.append([Block(half, h, n_steps) for half, h in pairs])
         return flows, sizes
 
-    def _record(self, stage, before, after):
-        moved = sum(b.mean_square_move(a) for b, a in zip(before, after, strict=True))
+    def _record(self, stage, folds, blocks, pushed):
         return BlockRecord(
             stage.step_size,
             stage.n_iter,
-            math.sqrt(moved / len(before)),
+            stage.n_planned,
+            _movement(folds, blocks, _N_MOVED),
             stage.losses,
-            self._mean_nll(after),
+            self._mean_nll(pushed),
         )
 
     def _mean_nll(self, folds):
@@ -569,10 +636,17 @@ class Crew:
         self.on_event(Event(kind, round_kind, block, n_iter, nll))
 
 
-def _movement_share(before, after):
+def _movement(folds, blocks, max_rows):
+    """Root mean square movement of (about so many) training rows of every fold."""
+    pairs = zip(folds, blocks, strict=True)
+    squares = [fold.mean_squares(block, max_rows)[0] for fold, block in pairs]
+    return math.sqrt(sum(squares) / len(squares))
+
+
+def _movement_share(folds, blocks):
     """E|x - T(x)|^2 / E|T(x)|^2 over the training rows of the first fold."""
-    length = after[0].train.mean(after[0].train.x.square().sum(1))
-    return after[0].mean_square_move(before[0]) / length if length > 0 else 0.0
+    moved, length = folds[0].mean_squares(blocks[0], _N_MOVED)
+    return moved / length if length > 0 else 0.0
 
 
 def _joined(made, plan):

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from skjko.flow import divergence, objective, ode
+from skjko.flow.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,15 @@ def _optimizers(parameters, n_features, options):
 class BlockTrainer:
     """Training of one block on the JKO objective; `advance` runs some iterations.
 
-    The learning rate warms up and falls along a cosine to zero at `max_iter`. Beside
-    the weights in training stands their running average, which is the block's field.
+    The learning rate warms up and falls along a cosine to zero, as the pace says (by
+    default that of `max_iter` iterations). Beside the weights in training stands their
+    running average, which is the block's field.
     """
 
-    def __init__(self, velocity_field, rows, step_size, options, generator):
+    def __init__(self, velocity_field, rows, step_size, options, generator, pace=None):
         self.step_size = step_size
         self.options = options
+        self._pace = pace or Pace(options.max_iter)
         self.average = copy.deepcopy(velocity_field).requires_grad_(False)
         self.losses = []
         self.n_iter = 0
@@ -128,10 +131,10 @@ class BlockTrainer:
         return (0.0, *((i + 1 + u) / n for i, u in enumerate(draw.tolist())), 1.0)
 
     def _learning_rate(self):
-        o = self.options
-        rise = min(1.0, (self.n_iter + 1) / (o.warm_up * o.max_iter + 1))
-        fall = 0.5 * (1 + math.cos(math.pi * min(self.n_iter / o.max_iter, 1.0)))
-        return o.learning_rate * rise * fall
+        progress, first = self._pace.progress(self.n_iter), 1 / self._pace.max_iter
+        rise = min(1.0, (progress + first) / (self.options.warm_up + first))
+        fall = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.options.learning_rate * rise * fall
 
     def _dynamics(self, batch):
         o = self.options

@@ -1,0 +1,137 @@
+"""Time limits, by a clock that only the test moves."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from skjko import JKOFlowDensity
+from skjko.datasets import moons
+from skjko.flow import scheme
+from skjko.flow.fields import MLPField
+from skjko.flow.pace import Deadline, Pace
+from skjko.flow.training import Options, Rows
+
+
+class Clock:
+    """Moves by `tick` seconds every time it is read."""
+
+    def __init__(self, tick=0.0):
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self):
+        self.now += self.tick
+        return self.now
+
+
+def test_progress_is_that_of_iterations_or_of_the_clock_whichever_is_ahead():
+    clock = Clock()
+    pace = Pace(10, Deadline(100.0, clock))
+    assert pace.progress(0) == 0.0
+    assert pace.progress(3) == pytest.approx(0.3)
+    clock.now = 60.0
+    assert pace.progress(3) == pytest.approx(0.6)
+    assert pace.progress(8) == pytest.approx(0.8)
+    clock.now = 1e6
+    assert pace.progress(3) == 1.0
+    assert pace.progress(30) == 1.0
+
+
+def test_no_deadline_never_comes():
+    pace = Pace(4)
+    assert [pace.progress(n) for n in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert math.isinf(Deadline().part(0.5).left)
+
+
+def test_parts_of_a_deadline():
+    clock = Clock()
+    whole = Deadline(90.0, clock)
+    clock.now = 30.0
+    third = whole.part(1 / 3)
+    assert third.left == pytest.approx(20.0)
+    clock.now = 100.0
+    assert whole.left == third.left == whole.part(0.5).left == 0.0
+    assert Pace(10, whole).progress(0) == 1.0
+
+
+def crew(clock, seconds, held_out=True, max_iter=10**6):
+    def rows(n, seed):
+        x = torch.tensor(moons().sample(n, random_state=seed), dtype=torch.float32)
+        return Rows(x, torch.ones(n))
+
+    fold = scheme.Fold(rows(500, 0))
+    if held_out:
+        fold = scheme.Fold(rows(500, 0), rows(200, 1), torch.zeros(200))
+    return scheme.Crew(
+        [fold],
+        lambda d, g: MLPField(d, (16, 16), "tanh", generator=g),
+        Options(max_iter=max_iter, batch_size=100, patience=100),
+        [torch.Generator().manual_seed(0)],
+        deadline=Deadline(seconds, clock),
+    )
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_blocks_share_the_time(held_out):
+    # Every reading of the clock takes a second, so that iterations take a few.
+    clock = Clock(tick=1.0)
+    limited = crew(clock, 1000.0, held_out)
+    limited.grow((0.5, 1.0, math.inf))
+    records = limited.rounds[-1].records
+    assert len(records) == 3
+    # Not one iteration after the deadline but the one in flight.
+    assert 1000 <= clock.now < 1020
+    if not held_out:
+        n_iters = [record.n_iter for record in records]
+        assert max(n_iters) < 1.1 * min(n_iters)
+    for record in records:
+        assert 0 < record.n_iter <= record.n_planned < 400
+
+
+def test_the_learning_rate_falls_with_the_time():
+    clock = Clock()
+    pace = Pace(10**6, Deadline(100.0, clock))
+    fold = crew(clock, 1.0).folds[0]
+    trainer = scheme.BlockTrainer(
+        MLPField(2, (8,), "tanh"), fold.train, 1.0, Options(), torch.Generator(), pace
+    )
+    rates = []
+    for now in (5.0, 50.0, 99.0):
+        clock.now = now
+        rates.append(trainer._learning_rate())
+    expected = [0.01 * (1 + math.cos(math.pi * p)) / 2 for p in (0.05, 0.5, 0.99)]
+    assert rates == pytest.approx(expected, rel=1e-4)
+
+
+def test_who_follows_a_limited_crew_follows_its_learning_rate():
+    decided = crew(Clock(tick=1.0), 300.0)
+    decided.grow((1.0, math.inf))
+    follower = crew(Clock(), math.inf, held_out=False)
+    follower.follow(decided.rounds)
+    for made, record in zip(follower.records, decided.records, strict=True):
+        assert (made.n_iter, made.n_planned) == (record.n_iter, record.n_planned)
+
+
+def test_no_time_at_all_leaves_the_gaussian():
+    X = moons().sample(1200, random_state=0)
+    density = JKOFlowDensity(time_limit=1e-9, random_state=0).fit(X)
+    gaussian = JKOFlowDensity(max_blocks=0).fit(X)
+    assert density.n_blocks_ == 0
+    assert abs(density.score(X) - gaussian.score(X)) < 0.01
+    assert np.isfinite(density.score_samples(X)).all()
+
+
+def test_a_limit_that_does_not_bind_changes_nothing():
+    X = moons().sample(1200, random_state=0)
+    settings = {
+        "max_blocks": 2, "max_iter": 10, "hidden_layer_sizes": (8, 8), "random_state": 0
+    }  # fmt: skip
+    free = JKOFlowDensity(**settings).fit(X)
+    limited = JKOFlowDensity(**settings, time_limit=1e9).fit(X)
+    np.testing.assert_array_equal(free.score_samples(X), limited.score_samples(X))
+    assert all(
+        math.isclose(a, b)
+        for a, b in itertools.zip_longest(free.loss_curve_, limited.loss_curve_)
+    )

@@ -324,15 +324,18 @@ def _new(cls, plain, states):
 
 
 def _put_random_state(state, prefix, arrays):
-    name, keys, position, has_gauss, gauss = state.get_state(legacy=True)
-    if name != "MT19937":
+    values = state.get_state(legacy=False)
+    if values["bit_generator"] != "MT19937":
         raise ValueError(
-            f"its random_state is a {name}; only an int, None and NumPy's usual "
-            "RandomState can be saved"
+            f"its random_state draws from {values['bit_generator']}; pass an int, or "
+            "a RandomState as NumPy makes it"
         )
-    arrays[f"{prefix}.keys"] = keys.astype(np.uint32)
-    arrays[f"{prefix}.gauss"] = np.array(gauss, dtype=np.float64)
-    return {"position": int(position), "has_gauss": bool(has_gauss)}
+    arrays[f"{prefix}.keys"] = values["state"]["key"].astype(np.uint32)
+    arrays[f"{prefix}.gauss"] = np.array(values["gauss"], dtype=np.float64)
+    return {
+        "position": int(values["state"]["pos"]),
+        "has_gauss": bool(values["has_gauss"]),
+    }
 
 
 def _take_random_state(plain, prefix, shelf):

@@ -684,7 +684,8 @@ def test_other_versions_are_named(version, message, path):
 
 
 def test_other_kinds_are_named(path):
-    refused(container.dump("Forest", 1, {}, {}), path, "holds a Forest, not a JKOFlow")
+    content = container.dump("Forest", 1, {}, {"tree": np.ones(1)})
+    refused(content, path, "holds a Forest, not a JKOFlow")
 
 
 def with_text(text):

@@ -26,6 +26,11 @@ from skjko.preprocessing import GaussianWhitening
 
 FORMAT_VERSION = 1
 
+# What a file has of every block of a round, an array for each attribute of BlockRecord.
+# Its losses and its validation score are told apart, for they are many, or none.
+_FLOATS = {"step_sizes": "step_size", "movements": "movement"}
+_COUNTS = {"n_iters": "n_iter"}
+
 _ROUNDS = (scheme.GROW, scheme.REPARAMETERIZE, scheme.REFINE)
 
 
@@ -307,7 +312,7 @@ def _value(plain, name, states):
             return items if kind == "list" else tuple(items)
         if kind == "random_state" and is_count(content) and content < len(states):
             return states[content]
-    raise ValueError(f"the parameter {name!r} is none")
+    raise ValueError(f"the value of the parameter {name!r} cannot be read")
 
 
 def _new(cls, plain, states):
@@ -405,20 +410,15 @@ def _take_blocks(plain, prefix, n_features, shelf):
 
 def _put_round(one, prefix, arrays):
     records = one.records
-    columns = {
-        "step_sizes": [r.step_size for r in records],
-        "movements": [r.movement for r in records],
-        "losses": [loss for r in records for loss in r.losses],
-    }
+    floats = {name: [getattr(r, x) for r in records] for name, x in _FLOATS.items()}
+    counts = {name: [getattr(r, x) for r in records] for name, x in _COUNTS.items()}
+    floats["losses"] = [loss for r in records for loss in r.losses]
+    counts["n_losses"] = [len(r.losses) for r in records]
     scores = [r.validation_nll for r in records if r.validation_nll is not None]
     if scores:
-        columns["validation_nlls"] = scores
-    counts = {
-        "n_iters": [r.n_iter for r in records],
-        "n_losses": [len(r.losses) for r in records],
-    }
-    for values, dtype in ((columns, np.float64), (counts, np.int64)):
-        for name, column in values.items():
+        floats["validation_nlls"] = scores
+    for columns, dtype in ((floats, np.float64), (counts, np.int64)):
+        for name, column in columns.items():
             arrays[f"{prefix}.{name}"] = np.array(column, dtype=dtype)
     return {
         "kind": one.kind,
@@ -441,20 +441,28 @@ def _take_round(plain, prefix, shelf):
     n = len(n_losses)
     if plain["n_kept"] > n:
         raise ValueError(f"{prefix!r} keeps more blocks than it has")
-    n_iters = shelf.take(f"{prefix}.n_iters", (n,), "i", least=0)
-    sizes = shelf.take_float64(f"{prefix}.step_sizes", (n,), finite=False, least=0)
-    moves = shelf.take_float64(f"{prefix}.movements", (n,), finite=False, least=0)
+    columns = {
+        attribute: shelf.take_float64(
+            f"{prefix}.{name}", (n,), finite=False, least=0
+        ).tolist()
+        for name, attribute in _FLOATS.items()
+    }
+    for name, attribute in _COUNTS.items():
+        columns[attribute] = shelf.take(f"{prefix}.{name}", (n,), "i", least=0).tolist()
     losses = shelf.take_float64(f"{prefix}.losses", (sum(n_losses),), finite=False)
-    scores = [None] * n
-    if f"{prefix}.validation_nlls" in shelf:
-        name = f"{prefix}.validation_nlls"
-        scores = shelf.take_float64(name, (n,), finite=False).tolist()
     ends = np.cumsum(n_losses, dtype=int).tolist()
-    records = []
-    for k in range(n):
-        own = losses[ends[k] - n_losses[k] : ends[k]].tolist()
-        row = (float(sizes[k]), int(n_iters[k]), float(moves[k]), own, scores[k])
-        records.append(scheme.BlockRecord(*row))
+    columns["losses"] = [
+        losses[end - n_own : end].tolist()
+        for end, n_own in zip(ends, n_losses, strict=True)
+    ]
+    columns["validation_nll"] = [None] * n
+    if (name := f"{prefix}.validation_nlls") in shelf:
+        scores = shelf.take_float64(name, (n,), finite=False)
+        columns["validation_nll"] = scores.tolist()
+    records = [
+        scheme.BlockRecord(**{name: column[k] for name, column in columns.items()})
+        for k in range(n)
+    ]
     return scheme.Round(
         plain["kind"],
         records,

@@ -372,7 +372,10 @@ def test_what_cannot_be_loaded_is_not_saved(fitted, path, damage, message):
 
 
 def test_format_1_is_still_read():
-    """Two refined blocks, cross-validated, on three columns, the last one flat."""
+    """Two refined blocks, cross-validated, on three columns, the last one flat.
+
+    Made, with the numbers below, by tests/data/make_density.py.
+    """
     assert GOLDEN.stat().st_size < 20_000
     density = JKOFlowDensity.load(GOLDEN)
     rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]

@@ -74,6 +74,49 @@ class GaussianWhitening:
         self.n_flat_ = int(flat.sum())
         shrunk = (1 - self.shrinkage_) * values + self.shrinkage_ * mean_variance
         deviation = np.sqrt(np.maximum(shrunk, _FLAT_TOL * mean_variance))
+        return self._complete(vectors, deviation)
+
+    @classmethod
+    def from_parts(cls, mean, scale, vectors, deviation, n_flat, shrinkage):
+        """Return the fitted whitening that these `parts` were taken from.
+
+        Raises
+        ------
+        ValueError
+            If no fit can have had these parts.
+        """
+        d = len(mean)
+        if not (
+            all(a.shape == (d,) for a in (mean, scale, deviation))
+            and vectors.shape == (d, d)
+            and all(np.isfinite(a).all() for a in (mean, scale, vectors, deviation))
+            and (scale > 0).all()
+            and (deviation > 0).all()
+            and np.abs(vectors.T @ vectors - np.eye(d)).max(initial=0) < 1e-6
+            and 0 <= n_flat <= d
+            and 0 <= shrinkage <= 1
+        ):
+            raise ValueError("the parts of the Gaussian do not make one")
+        self = cls()
+        self.mean_, self.scale_ = mean, scale
+        self.n_flat_, self.shrinkage_ = n_flat, shrinkage
+        return self._complete(vectors, deviation)
+
+    @property
+    def parts(self):
+        """What `from_parts` rebuilds the map from, to the last bit."""
+        return {
+            "mean": self.mean_,
+            "scale": self.scale_,
+            "vectors": self._vectors,
+            "deviation": self._deviation,
+            "n_flat": self.n_flat_,
+            "shrinkage": self.shrinkage_,
+        }
+
+    def _complete(self, vectors, deviation):
+        """Work out the map from principal directions and standard deviations."""
+        self._vectors, self._deviation = vectors, deviation
         self.components_ = (vectors / deviation).T
         self._inverse = (vectors * deviation).T
         self.log_det_ = float(-np.log(deviation).sum() - np.log(self.scale_).sum())

@@ -23,6 +23,7 @@ FLOORS = {
     "skjko.datasets.base": 0,
     "skjko.datasets.planar": 1,
     "skjko.datasets.tables": 1,
+    "skjko.container": 0,
     "skjko.metrics": 0,
     "skjko.preprocessing": 0,
     "skjko.splitting": 0,
@@ -35,12 +36,14 @@ FLOORS = {
     "skjko.flow.ode": 1,
     "skjko.flow.accuracy": 2,
     "skjko.flow.flow": 2,
+    "skjko.flow.description": 3,
     "skjko.flow.training": 3,
     "skjko.flow.scheme": 4,
     "skjko.summary": 0,
     "skjko.model": 3,
     "skjko.fitting": 5,
-    "skjko.density": 6,
+    "skjko.persistence": 6,
+    "skjko.density": 7,
 }
 
 

@@ -1,0 +1,490 @@
+"""A fitted estimator to and from a file, without pickle.
+
+The file has what a fit cannot be rebuilt without: the parameters, the whitening, the
+weights of the blocks, and what was recorded while they were trained. Everything else is
+worked out from that, as `fit` does, so that a file cannot contradict itself.
+
+Format version 1 is described by the functions of this module, in pairs: what one of
+them puts into the file the other one takes out. A change of what is in the file needs a
+new version, and a reader that still understands the old ones.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skjko import container
+from skjko.fitting import Fitted
+from skjko.flow import description, devices, scheme
+from skjko.flow.description import checked, is_count, is_flag, is_number
+from skjko.preprocessing import GaussianWhitening
+
+FORMAT_VERSION = 1
+
+# What a file has of every block of a round, an array for each attribute of BlockRecord.
+# Its losses and its validation score are told apart, for they are many, or none.
+_FLOATS = {"step_sizes": "step_size", "movements": "movement"}
+_COUNTS = {"n_iters": "n_iter"}
+
+_ROUNDS = (scheme.GROW, scheme.REPARAMETERIZE, scheme.REFINE)
+
+
+def save(density, path):
+    """Write a fitted estimator to a file.
+
+    Parameters
+    ----------
+    density : JKOFlowDensity
+        Fitted.
+    path : str or path-like
+        A file that is there is replaced, in one step.
+
+    Raises
+    ------
+    ValueError
+        If the estimator has something that no file can hold.
+    OSError
+        If the file cannot be written.
+    """
+    kind = type(density).__name__
+    try:
+        arrays = {}
+        model = _dismantle(density, arrays)
+        content = container.dump(kind, FORMAT_VERSION, model, arrays)
+        # What cannot be read is not written: better to learn of it now.
+        _parse(type(density), content)
+    except ValueError as error:
+        raise ValueError(f"This {kind} cannot be saved: {error}") from error
+    container.write(path, content)
+
+
+def load(cls, path):
+    """Read a fitted estimator from a file.
+
+    Parameters
+    ----------
+    cls : type
+        The estimator's class.
+    path : str or path-like
+
+    Returns
+    -------
+    density : JKOFlowDensity
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, of a newer format, or holds something else.
+    OSError
+        If there is no file, or it cannot be read.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return _parse(cls, content)
+    except (ValueError, RecursionError) as error:
+        what = "it is nested too deeply" if type(error) is RecursionError else error
+        raise ValueError(f"Cannot load {str(path)!r}: {what}") from error
+
+
+def _parse(cls, content):
+    # Only the one version there is; a later one chooses a reader by it.
+    _, model, arrays = container.parse(content, cls.__name__, FORMAT_VERSION)
+    shelf = _Shelf(arrays)
+    density = _assemble(cls, model, shelf)
+    shelf.check_empty()
+    return density
+
+
+class _Shelf:
+    """The arrays of a file; every one has to be taken, and only once."""
+
+    def __init__(self, arrays):
+        self._arrays = dict(arrays)
+
+    def __contains__(self, name):
+        return name in self._arrays
+
+    def take(self, name, shape, kind="f", finite=True, least=-math.inf):
+        """Return an array in the machine's byte order.
+
+        `shape` may have None for any size; `kind` is NumPy's letter for floats ("f"),
+        ints ("i") and unsigned ones ("u").
+        """
+        if name not in self._arrays:
+            raise ValueError(f"the array {name!r} is missing")
+        array = self._arrays.pop(name)
+        fits = len(array.shape) == len(shape) and all(
+            expected in (None, size)
+            for size, expected in zip(array.shape, shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"the array {name!r} has shape {array.shape}, not {tuple(shape)}"
+            )
+        if array.dtype.kind != kind:
+            raise ValueError(f"the array {name!r} has dtype {array.dtype}")
+        if finite and not np.isfinite(array).all():
+            raise ValueError(f"the array {name!r} has values that are not finite")
+        if least > -math.inf and not (array >= least).all():
+            raise ValueError(f"the array {name!r} has values below {least}")
+        return array.astype(array.dtype.newbyteorder("="))
+
+    def take_float64(self, name, shape, **checks):
+        """Return an array of floats, widened if they were written as float32."""
+        return self.take(name, shape, **checks).astype(np.float64)
+
+    def check_empty(self):
+        """Raise ValueError if an array was not taken."""
+        if self._arrays:
+            name = min(self._arrays)
+            raise ValueError(f"the array {name!r} belongs to nothing")
+
+
+# ------------------------------------------------------------------- the estimator
+
+
+def _dismantle(density, arrays):
+    """Return a fitted estimator as plain values; put the rest of it into `arrays`."""
+    fitted = density._fitted
+    states = []
+    names = getattr(density, "feature_names_in_", None)
+    output = getattr(density, "_sklearn_output_config", {})
+    arrays["solver_gaps"] = density.solver_gaps_
+    return {
+        "parameters": _plain_parameters(density.get_params(deep=False), states),
+        "fitted_with": _plain_parameters(density._fitted_with, states),
+        "random_states": [
+            _put_random_state(state, f"random_states.{i}", arrays)
+            for i, state in enumerate(states)
+        ],
+        "n_features_in": int(density.n_features_in_),
+        "feature_names_in": None if names is None else [str(name) for name in names],
+        "returns_frame": bool(density._returns_frame),
+        "transform_output": output.get("transform"),
+        "data": fitted.data,
+        "split_seed": int(fitted.split_seed),
+        "gaussian": _put_gaussian(density.gaussian_, arrays),
+        "flow": _put_blocks(density.flow_.blocks, "flow", arrays),
+        "fold_flows": [
+            _put_blocks(blocks, f"fold_flows.{i}", arrays)
+            for i, blocks in enumerate(fitted.fold_flows)
+        ],
+        "rounds": [
+            _put_round(one, f"rounds.{i}", arrays)
+            for i, one in enumerate(fitted.rounds)
+        ],
+        "has_base_nll": _put_base_nll(fitted.base_nll, arrays),
+    }
+
+
+def _assemble(cls, model, shelf):
+    """Make a fitted estimator from what `_dismantle` took it apart into."""
+    checked(
+        model,
+        "model",
+        parameters=_is_dict,
+        fitted_with=_is_dict,
+        random_states=_is_list,
+        n_features_in=lambda value: is_count(value, 1),
+        feature_names_in=lambda value: value is None or _is_list(value),
+        returns_frame=is_flag,
+        transform_output=lambda v: v in (None, "default", "pandas", "polars"),
+        data=_is_str,
+        split_seed=lambda value: is_count(value) and value < 2**31,
+        gaussian=_is_dict,
+        flow=_is_list,
+        fold_flows=_is_list,
+        rounds=_is_list,
+        has_base_nll=is_flag,
+    )
+    states = [
+        _take_random_state(plain, f"random_states.{i}", shelf)
+        for i, plain in enumerate(model["random_states"])
+    ]
+    density = _new(cls, model["parameters"], states)
+    fitted_with = _new(cls, model["fitted_with"], states).get_params(deep=False)
+    d = density.n_features_in_ = model["n_features_in"]
+    names = model["feature_names_in"]
+    if names is not None:
+        if len(names) != d or not all(map(_is_str, names)):
+            raise ValueError(f"the names of the features are not {d} strings")
+        density.feature_names_in_ = np.array(names, dtype=object)
+    elif model["returns_frame"]:
+        raise ValueError("there are no names for the data frames that it returns")
+    if model["transform_output"] is not None:
+        density.set_output(transform=model["transform_output"])
+    density._n_features_out = d
+    density._returns_frame = model["returns_frame"]
+
+    gaussian = _take_gaussian(model["gaussian"], d, shelf)
+    rounds = [
+        _take_round(plain, f"rounds.{i}", shelf)
+        for i, plain in enumerate(model["rounds"])
+    ]
+    n_active = d - gaussian.n_flat_
+    blocks = _take_blocks(model["flow"], "flow", n_active, shelf)
+    fold_flows = [
+        _take_blocks(plain, f"fold_flows.{i}", None, shelf)
+        for i, plain in enumerate(model["fold_flows"])
+    ]
+    _check_agreement(rounds, [blocks, *fold_flows])
+    base_nll = None
+    if model["has_base_nll"]:
+        base_nll = float(shelf.take_float64("base_nll", (), finite=False))
+    scored = [r.validation_nll is not None for one in rounds for r in one.records]
+    if any(is_scored != (base_nll is not None) for is_scored in scored):
+        raise ValueError("only some of the validation scores are there")
+
+    fitted = Fitted(
+        gaussian,
+        blocks,
+        model["data"],
+        model["split_seed"],
+        rounds,
+        base_nll,
+        fold_flows,
+    )
+    density._record(fitted)
+    density._fitted_with = fitted_with
+    density.n_ode_steps_ = np.array([b.n_ode_steps for b in blocks], int)
+    density.solver_gaps_ = shelf.take_float64(
+        "solver_gaps", (len(blocks), 2), finite=False
+    )
+    return density
+
+
+def _check_agreement(rounds, flows):
+    """Check that the flows are what the last accepted round made."""
+    accepted = [one for one in rounds if one.accepted]
+    sizes = [r.step_size for r in accepted[-1].records] if accepted else []
+    if any([block.step_size for block in blocks] != sizes for blocks in flows):
+        raise ValueError("the blocks are not those of the last accepted round")
+
+
+# ------------------------------------------------------------------- parameters
+
+
+def _plain_parameters(parameters, states):
+    return {
+        name: _plain(value, name, states) for name, value in sorted(parameters.items())
+    }
+
+
+def _plain(value, name, states):
+    """Return the value of a parameter, made of what JSON has; collect random states."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = tuple(value)
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_plain(item, name, states) for item in value]}
+    if isinstance(value, np.random.RandomState):
+        # One that is shared stays shared.
+        known = [i for i, state in enumerate(states) if state is value]
+        if not known:
+            states.append(value)
+        return {"random_state": known[0] if known else len(states) - 1}
+    raise ValueError(f"the parameter {name!r} is {value!r}")
+
+
+def _value(plain, name, states):
+    """Return the value of a parameter; the inverse of `_plain`."""
+    if not isinstance(plain, (dict, list)):
+        return plain
+    if isinstance(plain, dict) and len(plain) == 1:
+        ((kind, content),) = plain.items()
+        if kind in ("list", "tuple") and _is_list(content):
+            items = [_value(item, name, states) for item in content]
+            return items if kind == "list" else tuple(items)
+        if kind == "random_state" and is_count(content) and content < len(states):
+            return states[content]
+    raise ValueError(f"the value of the parameter {name!r} cannot be read")
+
+
+def _new(cls, plain, states):
+    """Return an estimator with these parameters, and the default of any new one."""
+    unknown = plain.keys() - set(cls._get_param_names())
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no parameter {min(unknown)!r}")
+    values = {name: _value(value, name, states) for name, value in plain.items()}
+    density = cls(**values)
+    density._validate_params()
+    # A name that is no device's; one that is not here will do, for scores.
+    devices.for_scoring(density.device)
+    return density
+
+
+def _put_random_state(state, prefix, arrays):
+    values = state.get_state(legacy=False)
+    if values["bit_generator"] != "MT19937":
+        raise ValueError(
+            f"its random_state draws from {values['bit_generator']}; pass an int, or "
+            "a RandomState as NumPy makes it"
+        )
+    arrays[f"{prefix}.keys"] = values["state"]["key"].astype(np.uint32)
+    arrays[f"{prefix}.gauss"] = np.array(values["gauss"], dtype=np.float64)
+    return {
+        "position": int(values["state"]["pos"]),
+        "has_gauss": bool(values["has_gauss"]),
+    }
+
+
+def _take_random_state(plain, prefix, shelf):
+    checked(
+        plain,
+        prefix,
+        position=lambda value: is_count(value) and value <= 624,
+        has_gauss=is_flag,
+    )
+    keys = shelf.take(f"{prefix}.keys", (624,), "u")
+    gauss = float(shelf.take_float64(f"{prefix}.gauss", ()))
+    state = np.random.RandomState()
+    position, has_gauss = plain["position"], int(plain["has_gauss"])
+    state.set_state(("MT19937", keys, position, has_gauss, gauss))
+    return state
+
+
+# ------------------------------------------------------------------- what was fitted
+
+
+def _put_gaussian(gaussian, arrays):
+    parts = gaussian.parts
+    for name in ("mean", "scale", "vectors", "deviation"):
+        arrays[f"gaussian.{name}"] = parts[name]
+    return {"n_flat": parts["n_flat"], "shrinkage": parts["shrinkage"]}
+
+
+def _take_gaussian(plain, d, shelf):
+    checked(plain, "gaussian", n_flat=is_count, shrinkage=is_number)
+    shapes = {"mean": (d,), "scale": (d,), "vectors": (d, d), "deviation": (d,)}
+    parts = {
+        name: shelf.take_float64(f"gaussian.{name}", shape)
+        for name, shape in shapes.items()
+    }
+    return GaussianWhitening.from_parts(
+        **parts, n_flat=plain["n_flat"], shrinkage=float(plain["shrinkage"])
+    )
+
+
+def _put_blocks(blocks, prefix, arrays):
+    plain = []
+    for i, block in enumerate(blocks):
+        plain.append(description.describe(block))
+        for name, weight in block.field.state_dict().items():
+            arrays[f"{prefix}.{i}.{name}"] = weight.numpy(force=True)
+    return plain
+
+
+def _take_blocks(plain, prefix, n_features, shelf):
+    """Return blocks; `n_features` may be None for any, the same in all of them."""
+    if not _is_list(plain):
+        raise ValueError(f"{prefix!r} is no list of blocks")
+    blocks = []
+    for i, described in enumerate(plain):
+
+        def weight(name, shape, i=i):
+            return torch.from_numpy(shelf.take(f"{prefix}.{i}.{name}", shape))
+
+        block = description.build(described, weight)
+        n_inside, n_context = description.sizes(block)
+        n_features = n_inside if n_features is None else n_features
+        if (n_inside, n_context) != (n_features, 0):
+            raise ValueError(f"block {i} of {prefix!r} is not for {n_features} columns")
+        blocks.append(block)
+    return blocks
+
+
+def _put_round(one, prefix, arrays):
+    records = one.records
+    floats = {name: [getattr(r, x) for r in records] for name, x in _FLOATS.items()}
+    counts = {name: [getattr(r, x) for r in records] for name, x in _COUNTS.items()}
+    floats["losses"] = [loss for r in records for loss in r.losses]
+    counts["n_losses"] = [len(r.losses) for r in records]
+    scores = [r.validation_nll for r in records if r.validation_nll is not None]
+    if scores:
+        floats["validation_nlls"] = scores
+    for columns, dtype in ((floats, np.float64), (counts, np.int64)):
+        for name, column in columns.items():
+            arrays[f"{prefix}.{name}"] = np.array(column, dtype=dtype)
+    return {
+        "kind": one.kind,
+        "n_kept": int(one.n_kept),
+        "accepted": bool(one.accepted),
+        "n_minibatches": int(one.n_minibatches),
+    }
+
+
+def _take_round(plain, prefix, shelf):
+    checked(
+        plain,
+        prefix,
+        kind=lambda value: _is_str(value) and value in _ROUNDS,
+        n_kept=is_count,
+        accepted=is_flag,
+        n_minibatches=is_count,
+    )
+    n_losses = shelf.take(f"{prefix}.n_losses", (None,), "i", least=0).tolist()
+    n = len(n_losses)
+    if plain["n_kept"] > n:
+        raise ValueError(f"{prefix!r} keeps more blocks than it has")
+    columns = {
+        attribute: shelf.take_float64(
+            f"{prefix}.{name}", (n,), finite=False, least=0
+        ).tolist()
+        for name, attribute in _FLOATS.items()
+    }
+    for name, attribute in _COUNTS.items():
+        columns[attribute] = shelf.take(f"{prefix}.{name}", (n,), "i", least=0).tolist()
+    losses = shelf.take_float64(f"{prefix}.losses", (sum(n_losses),), finite=False)
+    ends = np.cumsum(n_losses, dtype=int).tolist()
+    columns["losses"] = [
+        losses[end - n_own : end].tolist()
+        for end, n_own in zip(ends, n_losses, strict=True)
+    ]
+    columns["validation_nll"] = [None] * n
+    if (name := f"{prefix}.validation_nlls") in shelf:
+        scores = shelf.take_float64(name, (n,), finite=False)
+        columns["validation_nll"] = scores.tolist()
+    records = [
+        scheme.BlockRecord(**{name: column[k] for name, column in columns.items()})
+        for k in range(n)
+    ]
+    return scheme.Round(
+        plain["kind"],
+        records,
+        plain["n_kept"],
+        plain["accepted"],
+        plain["n_minibatches"],
+    )
+
+
+def _put_base_nll(base_nll, arrays):
+    if base_nll is not None:
+        arrays["base_nll"] = np.array(base_nll, dtype=np.float64)
+    return base_nll is not None
+
+
+def _is_dict(value):
+    return isinstance(value, dict)
+
+
+def _is_list(value):
+    return isinstance(value, list)
+
+
+def _is_str(value):
+    return isinstance(value, str)

@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 # What a file has of every block of a round, an array for each attribute of BlockRecord.
 # Its losses and its validation score are told apart, for they are many, or none.
 _FLOATS = {"step_sizes": "step_size", "movements": "movement"}
-_COUNTS = {"n_iters": "n_iter"}
+_COUNTS = {"n_iters": "n_iter", "n_planned": "n_planned"}
 
 _ROUNDS = (scheme.GROW, scheme.REPARAMETERIZE, scheme.REFINE)
 

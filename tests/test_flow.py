@@ -1,7 +1,9 @@
 """The engine against closed forms: solver, divergence, objective, JKO scheme."""
 
 import copy
+import gc
 import math
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skjko.flow import accuracy, divergence, ode, schedule, scheme
-from skjko.flow.fields import Confined, MLPField, VelocityField
+from skjko.flow.fields import Confined, MLPField, Part, VelocityField
 from skjko.flow.flow import Block, Flow, in_chunks
 from skjko.flow.training import BlockTrainer, Options, Rows
 
@@ -97,17 +99,38 @@ def test_closed_form_and_products_agree_in_gradients_too():
 
 @pytest.mark.parametrize("activation", ["fourier", "tanh", "silu"])
 @pytest.mark.parametrize("n_context", [0, 2])
-def test_gradients_written_by_hand_match_finite_differences(activation, n_context):
-    field = random_field(
+@pytest.mark.parametrize("wrap", [Confined, Part], ids=["confined", "part"])
+@pytest.mark.parametrize("with_error", [True, False])
+def test_gradients_written_by_hand_match_finite_differences(
+    activation, n_context, wrap, with_error
+):
+    inner = random_field(
         3, (4, 6), activation, time_dependent=True, n_context=n_context
-    ).requires_grad_(True)
+    )
+    field = wrap(inner, *((1.5,) if wrap is Confined else (0.25, 0.5))).double()
+    field.requires_grad_(True)
     x = normal(3, 3, seed=1).requires_grad_(True)
     context = normal(3, n_context, seed=2) if n_context else None
 
-    def both(x, *parameters):
-        return field.dynamics(context)(0.3, x)
+    def solve(x, *parameters):
+        dynamics = field.dynamics(context)
+        assert dynamics.records
+        solution = ode.integrate(dynamics, x, (0.0, 0.4, 1.0), with_error)
+        return solution if with_error else solution[:2]
 
-    assert torch.autograd.gradcheck(both, (x, *field.parameters()))
+    assert torch.autograd.gradcheck(solve, (x, *field.parameters()))
+
+
+def test_a_recorded_solve_frees_what_it_holds():
+    field = random_field(3, (4, 6)).requires_grad_(True)
+    solution = ode.integrate(field.dynamics(), normal(3, 3), (0.0, 1.0))
+    stages = weakref.ref(solution.y.grad_fn.stages[0][0])
+    gc.disable()
+    try:
+        del solution
+        assert stages() is None
+    finally:
+        gc.enable()
 
 
 def test_confined_field_keeps_the_divergence_and_vanishes_far_away():

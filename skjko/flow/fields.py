@@ -57,9 +57,10 @@ class _Fourier:
         s, c = torch.sin(z), torch.cos(z)
         return torch.cat([s, c], 1), torch.cat([c, -s], 1)
 
-    @staticmethod
-    def curvature(z, value, slope):
-        return -value
+    @classmethod
+    def with_curvature(cls, z):
+        value, slope = cls.value_and_slope(z)
+        return value, slope, -value
 
     @staticmethod
     def fold(grad):
@@ -75,9 +76,10 @@ class _Tanh:
         a = 2 * torch.sigmoid(2 * z) - 1
         return a, 1 - a * a
 
-    @staticmethod
-    def curvature(z, value, slope):
-        return (value * slope).mul_(-2)
+    @classmethod
+    def with_curvature(cls, z):
+        value, slope = cls.value_and_slope(z)
+        return value, slope, (value * slope).mul_(-2)
 
     @staticmethod
     def fold(grad):
@@ -91,66 +93,167 @@ class _SiLU(_Tanh):
         a = z * s
         return a, torch.addcmul(s, a, 1 - s)
 
-    @staticmethod
-    def curvature(z, value, slope):
-        # s'' = s (1 - s) (2 + z (1 - 2 s)) with s = sigmoid(z) and value = z s.
+    @classmethod
+    def with_curvature(cls, z):
+        # With s = sigmoid(z) and a = z s: a' = s + a (1 - s), and its derivative is
+        # s (1 - s) (1 - a) + a' (1 - s).
         s = torch.sigmoid(z)
-        return (z - 2 * value).add_(2).mul_(s).mul_(1 - s)
+        a, rest = z * s, 1 - s
+        slope = torch.addcmul(s, a, rest)
+        s.mul_(rest)
+        return a, slope, s.addcmul_(s, a, value=-1).addcmul_(slope, rest)
 
 
 _ACTIVATIONS = {"fourier": _Fourier, "tanh": _Tanh, "silu": _SiLU}
 
 
-class _TwoLayers(torch.autograd.Function):
-    """Velocity and divergence of a field with two hidden layers, with its gradient.
+class _TwoLayers:
+    """Velocity and divergence of a field with two hidden layers, for one solve.
 
-    f = W3 s2(W2 s1(W1 x + b1) + b2) + b3 + A x,
+    f = W3 s2(W2 s1(W1 x + b1 + t c) + b2) + b3 + A x,
     div f = s2' [mixing] s1' + tr A, with mixing = W2 * (W1 W3)'.
 
-    Written by hand because training spends its time here: everything that value and
-    divergence share is computed once on the way back too.
+    Called, it is like any dynamics. Training spends its time here, so it also records
+    an evaluation and pulls gradients back through it, as :func:`ode.integrate` asks:
+    what value and divergence share is computed once on the way back too.
     """
 
-    @staticmethod
-    def forward(ctx, x, b1, w1, w2, mixing, b2, w3, b3, linear, first, second):
-        z1 = torch.addmm(b1, x, w1.T)
-        a1, slope1 = first.value_and_slope(z1)
-        z2 = torch.addmm(b2, a1, w2.T)
-        a2, slope2 = second.value_and_slope(z2)
-        mixed = slope1 @ mixing.T
-        v = torch.addmm(b3, a2, w3.T).addmm_(x, linear.T)
-        ctx.save_for_backward(
-            x, z1, a1, slope1, z2, a2, slope2, mixed, w1, w2, mixing, w3, linear
-        )
-        ctx.first, ctx.second, ctx.bias_is_shared = first, second, b1.ndim == 1
-        return v, torch.linalg.vecdot(mixed, slope2) + linear.trace()
+    records = True
 
-    @staticmethod
-    def backward(ctx, g_v, g_div):
-        (x, z1, a1, slope1, z2, a2, slope2, mixed, w1, w2, mixing, w3, linear) = (
-            ctx.saved_tensors
+    def __init__(self, bias, time_weight, field, context):
+        first = field.nonlinearity(0)
+        mixing = field.weights[0] @ field.out_weight
+        if first is _Fourier:
+            mixing = torch.cat([mixing, mixing])
+        self.tensors = (
+            bias,
+            field.weights[0],
+            field.weights[1],
+            field.weights[1] * mixing.T,
+            field.biases[1],
+            field.out_weight,
+            field.out_bias,
+            field.linear,
+            *(() if time_weight is None else (time_weight,)),
         )
+        self._first, self._second = first, field.nonlinearity(1)
+
+    def _bias(self, t):
+        bias, *_, last = self.tensors
+        return torch.add(bias, last, alpha=t) if len(self.tensors) == 9 else bias
+
+    def __call__(self, t, x):
+        _, w1, w2, mixing, b2, w3, b3, linear = self.tensors[:8]
+        z1 = torch.addmm(self._bias(t), x, w1.T)
+        a1, slope1 = self._first.value_and_slope(z1)
+        a2, slope2 = self._second.value_and_slope(torch.addmm(b2, a1, w2.T))
+        v = torch.addmm(torch.addmm(b3, a2, w3.T), x, linear.T)
+        return v, torch.linalg.vecdot(slope1 @ mixing.T, slope2) + linear.trace()
+
+    def record(self, t, x):
+        """Return velocity, divergence, and what `pull` needs."""
+        _, w1, w2, mixing, b2, w3, b3, linear = self.tensors[:8]
+        z1 = torch.addmm(self._bias(t), x, w1.T)
+        a1, slope1, curvature1 = self._first.with_curvature(z1)
+        z2 = torch.addmm(b2, a1, w2.T)
+        a2, slope2, curvature2 = self._second.with_curvature(z2)
+        mixed = slope1 @ mixing.T
+        div = torch.linalg.vecdot(mixed, slope2) + linear.trace()
+        # Only their product is needed on the way back.
+        curvature2.mul_(mixed)
+        v = torch.addmm(b3, a2, w3.T).addmm_(x, linear.T)
+        return v, div, (t, x, a1, slope1, curvature1, a2, slope2, curvature2)
+
+    def pull(self, tape, g_v, g_div, grads):
+        """Add to the gradients of `tensors`; return that of the positions.
+
+        Parameters
+        ----------
+        tape : tuple
+            Of one evaluation.
+        g_v, g_div : Tensor
+            Gradients of the velocity (n, d) and the divergence (n,).
+        grads : list of Tensor
+            Sums of gradients, one for each of `tensors`.
+        """
+        t, x, a1, slope1, curvature1, a2, slope2, curvature2 = tape
+        _, w1, w2, mixing, _, w3, _, linear = self.tensors[:8]
         g_row = g_div[:, None]
-        g_z2 = ctx.second.curvature(z2, a2, slope2).mul_(mixed).mul_(g_row)
-        g_z2.addcmul_(g_v @ w3, slope2)
+        g_z2 = (curvature2 * g_row).addcmul_(g_v @ w3, slope2)
         g_mixed = slope2 * g_row
-        g_z1 = ctx.first.curvature(z1, a1, slope1).mul_(g_mixed @ mixing)
-        g_z1 = ctx.first.fold(g_z1.addcmul_(g_z2 @ w2, slope1))
-        g_linear = g_v.T @ x
-        g_linear.diagonal().add_(g_div.sum())
-        return (
-            torch.addmm(g_z1 @ w1, g_v, linear),
-            g_z1.sum(0) if ctx.bias_is_shared else g_z1,
-            g_z1.T @ x,
-            g_z2.T @ a1,
-            g_mixed.T @ slope1,
-            g_z2.sum(0),
-            g_v.T @ a2,
-            g_v.sum(0),
-            g_linear,
-            None,
-            None,
-        )
+        grads[3].addmm_(g_mixed.T, slope1)
+        g_z1 = (g_mixed @ mixing).mul_(curvature1).addcmul_(g_z2 @ w2, slope1)
+        g_z1 = self._first.fold(g_z1)
+        g_bias = g_z1.sum(0)
+        grads[0].add_(g_bias if grads[0].ndim == 1 else g_z1)
+        grads[1].addmm_(g_z1.T, x)
+        grads[2].addmm_(g_z2.T, a1)
+        grads[4].add_(g_z2.sum(0))
+        grads[5].addmm_(g_v.T, a2)
+        grads[6].add_(g_v.sum(0))
+        grads[7].addmm_(g_v.T, x).diagonal().add_(g_div.sum())
+        if len(grads) == 9:
+            grads[8].add_(g_bias, alpha=t)
+        return torch.addmm(g_z1 @ w1, g_v, linear)
+
+
+class _Slowed:
+    """Dynamics over a part of their time: see :class:`Part`."""
+
+    def __init__(self, inside, start, length):
+        self._inside, self._start, self._length = inside, start, length
+        self.records = getattr(inside, "records", False)
+        if self.records:
+            self.tensors = inside.tensors
+
+    def __call__(self, t, x):
+        v, div = self._inside(self._start + self._length * t, x)
+        return self._length * v, self._length * div
+
+    def record(self, t, x):
+        v, div, tape = self._inside.record(self._start + self._length * t, x)
+        return self._length * v, self._length * div, tape
+
+    def pull(self, tape, g_v, g_div, grads):
+        return self._inside.pull(tape, self._length * g_v, self._length * g_div, grads)
+
+
+class _ConfinedDynamics:
+    """Dynamics faded out far away: see :class:`Confined`.
+
+    Product rule: with the envelope e(q), q = |x|^2 / R^2, whose gradient is s x,
+    div(e f) = e div f + s <x, f>. The gradient of s is b x.
+    """
+
+    def __init__(self, inside, envelope, radius):
+        self._inside, self._envelope = inside, envelope
+        self._rate = -8 / radius**2
+        self.records = getattr(inside, "records", False)
+        if self.records:
+            self.tensors = inside.tensors
+
+    def __call__(self, t, x):
+        return self._confine(x, *self._inside(t, x))[:2]
+
+    def record(self, t, x):
+        v, div, tape = self._inside.record(t, x)
+        *confined, q, e, s, radial = self._confine(x, v, div)
+        b = self._rate**2 / -4 * (3 * q**2 * e**2 - 8 * q**6 * e**3)
+        return *confined, (tape, x, v, div, e, s, b * radial)
+
+    def pull(self, tape, g_v, g_div, grads):
+        tape, x, v, div, e, s, bent = tape
+        along = s * (torch.linalg.vecdot(g_v, v) + g_div * div) + g_div * bent
+        across = (g_div * s)[:, None]
+        inner = torch.addcmul(g_v * e[:, None], across, x)
+        g_x = self._inside.pull(tape, inner, g_div * e, grads)
+        return g_x.addcmul_(along[:, None], x).addcmul_(across, v)
+
+    def _confine(self, x, v, div):
+        q, e = self._envelope(x)
+        s = self._rate * q**3 * e**2
+        radial = torch.linalg.vecdot(x, v)
+        return v * e[:, None], div * e + s * radial, q, e, s, radial
 
 
 class MLPField(VelocityField):
@@ -248,26 +351,27 @@ class MLPField(VelocityField):
             else None
         )
 
-    def _shift(self, context):
-        """Bias of the first layer (of the output when there is none), as t -> bias."""
+    def _bias(self, context):
+        """Bias of the first layer (of the output when there is none) at time zero."""
         bias = self.biases[0] if self.hidden_layer_sizes else self.out_bias
-        if self.context_weight is not None:
-            bias = bias + context @ self.context_weight.T
-        if self.time_weight is None:
-            return lambda t: bias
-        return lambda t: bias + t * self.time_weight
+        if self.context_weight is None:
+            return bias
+        return bias + context @ self.context_weight.T
 
     def _hidden(self, x, bias, layer):
         z = torch.addmm(bias, x, self.weights[layer].T)
-        return self._nonlinearity(layer).value_and_slope(z)[0]
+        return self.nonlinearity(layer).value_and_slope(z)[0]
 
-    def _nonlinearity(self, layer):
+    def nonlinearity(self, layer):
+        """Return the activation of a hidden layer."""
         kind = self.activation
         return _ACTIVATIONS["tanh" if kind == "fourier" and layer > 0 else kind]
 
     def forward(self, t, x, context=None):
         """Velocities of shape (n, d) at time t and positions x of shape (n, d)."""
-        shift = self._shift(context)(t)
+        shift = self._bias(context)
+        if self.time_weight is not None:
+            shift = shift + t * self.time_weight
         n_hidden = len(self.hidden_layer_sizes)
         if n_hidden == 0:
             return torch.addmm(shift, x, self.linear.T)
@@ -290,28 +394,7 @@ class MLPField(VelocityField):
             return lambda t, x: (self(t, x, context), trace.expand(len(x)))
         if len(self.hidden_layer_sizes) != 2:
             return super().dynamics(context)
-        shift = self._shift(context)
-        mixing = self.weights[0] @ self.out_weight
-        if self.activation == "fourier":
-            mixing = torch.cat([mixing, mixing])
-        mixing = self.weights[1] * mixing.T
-
-        def evaluate(t, x):
-            return _TwoLayers.apply(
-                x,
-                shift(t),
-                self.weights[0],
-                self.weights[1],
-                mixing,
-                self.biases[1],
-                self.out_weight,
-                self.out_bias,
-                self.linear,
-                self._nonlinearity(0),
-                self._nonlinearity(1),
-            )
-
-        return evaluate
+        return _TwoLayers(self._bias(context), self.time_weight, self, context)
 
 
 class Part(VelocityField):
@@ -332,13 +415,7 @@ class Part(VelocityField):
 
     def dynamics(self, context=None):
         """Return `(t, x) -> (velocity, divergence)` for one solve."""
-        inside = self.field.dynamics(context)
-
-        def evaluate(t, x):
-            v, div = inside(self.start + self.length * t, x)
-            return self.length * v, self.length * div
-
-        return evaluate
+        return _Slowed(self.field.dynamics(context), self.start, self.length)
 
     def halves(self):
         """Parts of the field inside, so that refining again does not nest."""
@@ -378,17 +455,9 @@ class Confined(VelocityField):
         return self.field(t, x, context) * self._envelope(x)[1][:, None]
 
     def dynamics(self, context=None):
-        """Product rule: div(e f) = e div f + <grad e, f>."""
+        """Return `(t, x) -> (velocity, divergence)` for one solve."""
         inside = self.field.dynamics(context)
-
-        def evaluate(t, x):
-            v, div = inside(t, x)
-            q, e = self._envelope(x)
-            slope = (-8 / self.radius**2) * q**3 * e.square()
-            radial = torch.linalg.vecdot(x, v)
-            return v * e[:, None], div * e + slope * radial
-
-        return evaluate
+        return _ConfinedDynamics(inside, self._envelope, self.radius)
 
     def halves(self):
         """Halves of the field inside, confined to the same region."""

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.func import jacfwd, vmap
 from torchdiffeq import odeint
 
@@ -42,7 +43,9 @@ def integrate(dynamics, x, grid, with_error=False):
     Parameters
     ----------
     dynamics : callable
-        `(t, x) -> (velocity, divergence)`.
+        `(t, x) -> (velocity, divergence)`. If it has a true attribute `records`, its
+        `record` and `pull` give the gradients (as in `skjko.flow.fields`) with respect
+        to x and to its `tensors`; else torch does.
     x : Tensor of shape (n, d)
         Positions at `grid[0]`.
     grid : sequence of float
@@ -58,6 +61,14 @@ def integrate(dynamics, x, grid, with_error=False):
     -------
     Solution
     """
+    if torch.is_grad_enabled() and getattr(dynamics, "records", False):
+        return Solution(
+            *_Recorded.apply(x, dynamics, grid, with_error, *dynamics.tensors)
+        )
+    return _runge_kutta(dynamics, x, grid, with_error)
+
+
+def _runge_kutta(dynamics, x, grid, with_error):
     log_det, error = 0.0, 0.0
     k1, div1 = dynamics(grid[0], x)
     for i, (t, t_next) in enumerate(pairwise(grid)):
@@ -70,6 +81,71 @@ def integrate(dynamics, x, grid, with_error=False):
             error = error + (div4 - div1).abs() * abs(h / 6)
             error = error + (k4 - k1).square().sum(1) * (h / 6) ** 2
     return Solution(x, log_det, error if with_error else None)
+
+
+class _Recorded(torch.autograd.Function):
+    """The same solve of dynamics that record, with its gradient written by hand.
+
+    An evaluation is many operations on few numbers, and to write down a graph of them
+    costs more than to do them.
+    """
+
+    @staticmethod
+    def forward(ctx, x, dynamics, grid, with_error, *tensors):
+        ctx.dynamics, ctx.grid, ctx.stages = dynamics, grid, []
+
+        def evaluate(t, x):
+            ctx.stages.append(dynamics.record(t, x))
+            return ctx.stages[-1][:2]
+
+        y, *rest = _runge_kutta(evaluate, x, grid, with_error)
+        # The stages hold y: without a copy nothing of the solve would be freed before
+        # Python looks for cycles.
+        return y.clone(), *rest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *g_solution):
+        dynamics = ctx.dynamics
+        grads = [torch.zeros_like(tensor) for tensor in dynamics.tensors]
+        g_x = _pull_back(dynamics, ctx.stages, ctx.grid, *g_solution, grads)
+        return g_x, None, None, None, *grads
+
+
+def _pull_back(dynamics, stages, grid, g_x, g_log_det, g_error, grads):
+    """Gradient of a solve with respect to where it started; adds to `grads`.
+
+    The stages are the method's, four a step, and the one after the last step that the
+    error estimate needs.
+    """
+
+    def pull(i, g_v, g_div):
+        return dynamics.pull(stages[i][2], g_v, g_div, grads)
+
+    lengths = [t_next - t for t, t_next in pairwise(grid)]
+    # What the error estimate wants of the fourth stage of every step; of the stage
+    # after it, it wants the opposite.
+    slips = []
+    for i, h in enumerate(lengths if g_error is not None else ()):
+        (k4, div4, _), (k1, div1, _) = stages[4 * i + 3 : 4 * i + 5]
+        g_v = (k4 - k1) * (g_error * (2 * (h / 6) ** 2))[:, None]
+        slips.append((g_v, (div4 - div1).sign() * g_error * abs(h / 6)))
+    if slips:
+        g_x = g_x + pull(4 * len(lengths), -slips[-1][0], -slips[-1][1])
+    for i, h in reversed(list(enumerate(lengths))):
+        g_v, g_div = (h / 6) * g_x, (h / 6) * g_log_det
+        g_v4, g_div4 = g_v, g_div
+        if slips:
+            g_v4, g_div4 = g_v + slips[i][0], g_div + slips[i][1]
+        p4 = pull(4 * i + 3, g_v4, g_div4)
+        p3 = pull(4 * i + 2, torch.add(2 * g_v, p4, alpha=h), 2 * g_div)
+        p2 = pull(4 * i + 1, torch.add(2 * g_v, p3, alpha=h / 2), 2 * g_div)
+        g_v1, g_div1 = torch.add(g_v, p2, alpha=h / 2), g_div
+        if slips and i > 0:
+            g_v1, g_div1 = g_v1 - slips[i - 1][0], g_div - slips[i - 1][1]
+        p1 = pull(4 * i, g_v1, g_div1)
+        g_x = g_x + p1 + p2 + p3 + p4
+    return g_x
 
 
 def invert(dynamics, y, grid, tol=1e-11):

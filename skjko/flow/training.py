@@ -92,6 +92,16 @@ def _optimizers(parameters, n_features, options):
     return [(adam, 1.0), (muon, options.muon_rate)]
 
 
+def _settle_allocator():
+    """Let memory that one iteration frees stay at hand for the next.
+
+    The C library gives what is free at the end of its heap back to the system beyond a
+    threshold, twice the largest block freed so far (of at most 32 MiB, in glibc). An
+    iteration frees tens of MB, and pays with page faults for asking again.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
 class BlockTrainer:
     """Training of one block on the JKO objective; `advance` runs some iterations.
 
@@ -112,6 +122,7 @@ class BlockTrainer:
         self._rows = rows
         self._generator = generator
         self._order = iter(())
+        _settle_allocator()
         self._optimizers = _optimizers(self._parameters, rows.x.shape[1], options)
 
     def _next_batch(self):

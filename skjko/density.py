@@ -208,8 +208,7 @@ class JKOFlowDensity(
 
     validation_scores_ : ndarray of shape (n_blocks_ + 1,) or None
         Mean log-density of the held-out rows, in nats and data units, after block 0 and
-        after every flow block, on twice the solver steps of training: flattering on
-        very fine structure, where `score` is right. None without early stopping.
+        after every flow block. None without early stopping.
 
     n_ode_steps_ : ndarray of shape (n_blocks_,)
         Runge-Kutta steps of every block in scoring.

@@ -400,6 +400,8 @@ class JKOFlowDensity(
         self._record(fitted)
         self._n_features_out = X.shape[1]
         self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
+        for trouble in fitted.troubles:
+            warnings.warn(trouble, ConvergenceWarning, stacklevel=2)
         self._choose_grids(rows, X, fitted.split_seed)
         return self
 
@@ -566,7 +568,7 @@ class JKOFlowDensity(
         flow = Flow(n_active, copy.deepcopy(fitted.blocks))
         self.flow_ = flow.to(torch.float64).requires_grad_(False)
         # The weights are in flow_: they need not be kept twice.
-        self._fitted = replace(fitted, gaussian=None, blocks=[])
+        self._fitted = replace(fitted, gaussian=None, blocks=[], troubles=[])
         self._fitted_with = self.get_params(deep=False)
 
     def _choose_grids(self, rows, X, seed):

@@ -107,6 +107,8 @@ class Fitted:
         Mean negative log-likelihood of the held-out rows behind block 0.
     fold_flows : list of list of Block
         The flows of the folds, where cross-validation decided; empty otherwise.
+    troubles : list of str
+        What the user should know of the training.
     """
 
     gaussian: GaussianWhitening
@@ -116,6 +118,7 @@ class Fitted:
     rounds: list[scheme.Round] = field(default_factory=list)
     base_nll: float | None = None
     fold_flows: list[list[Block]] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
 
 
 def train(X, weight, X_val, work, rng, earlier=None):
@@ -183,8 +186,12 @@ def train(X, weight, X_val, work, rng, earlier=None):
     )
     work.do(deciding)
     crew.follow(deciding.rounds[len(rounds) :])
-    fold_flows = [_moved(flow, "cpu", torch.float32) for flow in deciding.flows]
-    fitted = _fitted(gaussian, crew, data, seed, deciding.base_nll, fold_flows)
+    fitted = _fitted(gaussian, crew, data, seed, deciding.base_nll)
+    fitted.fold_flows = [
+        _moved(flow[: len(fitted.blocks)], "cpu", torch.float32)
+        for flow in deciding.flows
+    ]
+    fitted.troubles += [t for t in _troubles(deciding) if t not in fitted.troubles]
     return fitted, np.concatenate([held_out[0] for _, held_out in splits])
 
 
@@ -247,9 +254,26 @@ def _moved(blocks, device, dtype):
     return [copy.deepcopy(block).to(device).to(dtype) for block in blocks]
 
 
-def _fitted(gaussian, crew, data, seed, base_nll=None, fold_flows=()):
+def _fitted(gaussian, crew, data, seed, base_nll=None):
     blocks = _moved(crew.flows[0], "cpu", torch.float32)
-    return Fitted(gaussian, blocks, data, seed, crew.rounds, base_nll, list(fold_flows))
+    return Fitted(
+        gaussian, blocks, data, seed, crew.rounds, base_nll, troubles=_troubles(crew)
+    )
+
+
+def _troubles(crew):
+    troubles = [
+        f"Block {k} was left out: its training exploded again and again, at ever "
+        "smaller learning rates. Lower learning_rate_init or frequency, or look for "
+        "extreme values in the data."
+        for k in crew.broken
+    ]
+    if crew.interrupted:
+        troubles.append(
+            f"The training was interrupted. The model has the {len(crew.flows[0])} "
+            "flow blocks that were finished."
+        )
+    return troubles
 
 
 def _generator(rng):

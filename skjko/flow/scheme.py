@@ -227,7 +227,8 @@ class _Stage:
         """Train up to so many iterations, or for as long as there is time."""
         while self.n_done < n_iter and self.progress < 1:
             self._advance()
-        self.fields, self.n_iter = self.averages, self.n_done
+        if not self.broken:
+            self.fields, self.n_iter = self.averages, self.n_done
 
     def steer(self, movement, max_step_size):
         """Train with a step size that follows the movement towards a given one.
@@ -263,7 +264,7 @@ class _Stage:
         patience = self.options.patience if start is None else math.inf
         best, self.n_iter = self._objective(start, step_size), self.n_done
         disappointments = 0
-        while (progress := self.progress) < 1:
+        while (progress := self.progress) < 1 and not self.broken:
             n = self.options.n_evaluations
             target = (math.floor(progress * n) + 1) / n
             self._advance()
@@ -293,6 +294,11 @@ class _Stage:
     def n_done(self):
         """Iterations done."""
         return self.trainers[0].n_iter
+
+    @property
+    def broken(self):
+        """Whether the training of one of the fields has been given up."""
+        return any(trainer.broken for trainer in self.trainers)
 
     @property
     def n_planned(self):
@@ -371,6 +377,10 @@ class Crew:
         The blocks of every fold's flow, in training precision.
     rounds : list of Round
         All rounds so far.
+    broken : list of int
+        Numbers of the blocks that could not be trained, however small the steps.
+    interrupted : bool
+        Whether the user broke off the training. What was finished stays.
     """
 
     def __init__(
@@ -389,6 +399,7 @@ class Crew:
         self.generators, self.on_event = generators, on_event
         self.flows = flows or [[] for _ in folds]
         self.rounds = list(rounds)
+        self.broken, self.interrupted = [], False
 
     @property
     def decides(self):
@@ -447,35 +458,43 @@ class Crew:
         ]
         plan = self._plan(step_sizes, plan)
         queue = list(step_sizes)
-        while queue:
-            h = queue.pop(0)
-            # Warm start: a block begins with the weights of the one before.
-            pace = self._pace(len(queue) + 1, plan and plan[len(records) - n_kept])
-            stage = self._stage(folds, fields, h, pace)
-            report = partial(self._report, GROW, len(records) + 1)
-            if plan is None:
-                stage.search(report)
-            else:
-                stage.run(plan[len(records) - n_kept].n_iter)
-            n_minibatches += stage.n_minibatches
-            if stage.fields is None:
-                report("dropped", 0, None)
-                break
-            blocks = stage.blocks
-            pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
-            record = self._record(stage, folds, blocks, pushed)
-            if plan is None and self._gain(folds, pushed) <= 1:
-                if _movement_share(folds, blocks) < self.options.movement_tol:
-                    queue = [h for h in queue if math.isinf(h)]
-                report("dropped", stage.n_iter, record.validation_nll)
-                continue
-            records.append(record)
-            for flow, block in zip(flows, blocks, strict=True):
-                flow.append(block)
-            fields = [confined.field for confined in stage.fields]
-            folds = pushed
-            kind = "trained" if plan else "kept"
-            report(kind, stage.n_iter, record.validation_nll)
+        try:
+            while queue:
+                h = queue.pop(0)
+                # Warm start: a block begins with the weights of the one before.
+                planned = plan and plan[len(step_sizes) - len(queue) - 1]
+                pace = self._pace(len(queue) + 1, planned)
+                stage = self._stage(folds, fields, h, pace)
+                report = partial(self._report, GROW, len(records) + 1)
+                if plan is None:
+                    stage.search(report)
+                else:
+                    stage.run(planned.n_iter)
+                n_minibatches += stage.n_minibatches
+                if stage.fields is None:
+                    if stage.broken:
+                        self.broken.append(len(records) + 1)
+                    report("dropped", 0, None)
+                    break
+                blocks = stage.blocks
+                pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
+                record = self._record(stage, folds, blocks, pushed)
+                if plan is None and not self._gain(folds, pushed) > 1:
+                    if _movement_share(folds, blocks) < self.options.movement_tol:
+                        queue = [h for h in queue if math.isinf(h)]
+                    report("dropped", stage.n_iter, record.validation_nll)
+                    continue
+                for flow, block in zip(flows, blocks, strict=True):
+                    flow.append(block)
+                fields = [confined.field for confined in stage.fields]
+                folds = pushed
+                records.append(record)
+                kind = "trained" if plan else "kept"
+                report(kind, stage.n_iter, record.validation_nll)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            flows = [flow[: len(records)] for flow in flows]
+            folds = self._behind(flows)
         return self._conclude(GROW, flows, folds, records, n_kept, n_minibatches)
 
     def reparameterize(self, max_step_size):
@@ -504,11 +523,15 @@ class Crew:
             self._share_time(1 + n_reparameterizations + n_refinements)
             self.grow(step_sizes)
         for i in range(n_reparameterizations):
+            if self.interrupted:
+                break
             even = schedule.evenness(self.step_sizes, self.movements) <= EVEN
             self._share_time(n_reparameterizations - i + n_refinements)
             if even or not self.reparameterize(max_step_size):
                 break
         for i in range(n_refinements):
+            if self.interrupted:
+                break
             self._share_time(n_refinements - i)
             if not self.records or not self.refine():
                 break
@@ -516,6 +539,8 @@ class Crew:
     def follow(self, rounds):
         """Do on the folds of this crew what another one has decided."""
         for i, decided in enumerate(rounds):
+            if self.interrupted:
+                break
             if not decided.accepted:
                 self.rounds.append(decided)
                 continue
@@ -528,6 +553,8 @@ class Crew:
                 flows = self._split()[0] if decided.kind == REFINE else self.flows
                 self._train_again(decided.kind, flows, sizes, trained)
             self.rounds[-1] = _joined(self.rounds[-1], decided)
+            if len(self.records) < len(decided.records):
+                break
 
     # ------------------------------------------------------------------- their parts
 
@@ -542,27 +569,34 @@ class Crew:
         """
         plan = self._plan(step_sizes, plan)
         folds, flows, records, n_minibatches = self.folds, [[] for _ in parents], [], 0
-        for k, h in enumerate(step_sizes):
-            confined = [parent[k].field for parent in parents]
-            pace = self._pace(len(step_sizes) - k, plan and plan[k])
-            stage = self._stage(folds, [c.field for c in confined], h, pace)
-            report = partial(self._report, kind, k + 1)
-            if steering is not None:
-                stage.steer(*steering)
-            if plan is None:
-                # What moves by another step size than it learned with is no parent.
-                steered = stage.n_done > 0
-                stage.search(report, stage.averages if steered else confined)
-            else:
-                stage.run(plan[k].n_iter)
-            n_minibatches += stage.n_minibatches
-            blocks = stage.blocks
-            pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
-            records.append(self._record(stage, folds, blocks, pushed))
-            for flow, block in zip(flows, blocks, strict=True):
-                flow.append(block)
-            folds = pushed
-            report("kept", stage.n_iter, records[-1].validation_nll)
+        try:
+            for k, h in enumerate(step_sizes):
+                confined = [parent[k].field for parent in parents]
+                pace = self._pace(len(step_sizes) - k, plan and plan[k])
+                stage = self._stage(folds, [c.field for c in confined], h, pace)
+                report = partial(self._report, kind, k + 1)
+                if steering is not None:
+                    stage.steer(*steering)
+                if plan is None:
+                    # What moves by another step size than it learned with is no parent.
+                    steered = stage.n_done > 0
+                    stage.search(report, stage.averages if steered else confined)
+                else:
+                    stage.run(plan[k].n_iter)
+                    stage.fields = stage.fields or confined
+                n_minibatches += stage.n_minibatches
+                blocks = stage.blocks
+                pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
+                records.append(self._record(stage, folds, blocks, pushed))
+                for flow, block in zip(flows, blocks, strict=True):
+                    flow.append(block)
+                folds = pushed
+                report("kept", stage.n_iter, records[-1].validation_nll)
+        except KeyboardInterrupt:
+            # A round half done is none.
+            self.interrupted = True
+            self.rounds.append(Round(kind, records, 0, False, n_minibatches))
+            return False
         return self._conclude(kind, flows, folds, records, 0, n_minibatches)
 
     def _conclude(self, kind, flows, folds, records, n_kept, n_minibatches):
@@ -653,7 +687,8 @@ def _joined(made, plan):
     """Return a round with what was seen on the held-out rows when it was decided."""
     records = [
         replace(record, validation_nll=decided.validation_nll)
-        for record, decided in zip(made.records, plan.records, strict=True)
+        # Fewer have been made where the training was broken off.
+        for record, decided in zip(made.records, plan.records, strict=False)
     ]
     n_minibatches = made.n_minibatches + plan.n_minibatches
     return replace(made, records=records, n_minibatches=n_minibatches)

@@ -42,6 +42,10 @@ class Options:
     # over that of the rest.
     muon: bool = True
     muon_rate: float = 10.0
+    # How often the weights are kept to fall back on, in iterations, and how often a
+    # block may fall back, each time to half the learning rate, before it is given up.
+    keep_every: int = 20
+    max_rollbacks: int = 8
 
 
 @dataclass
@@ -117,6 +121,7 @@ class BlockTrainer:
         self.average = copy.deepcopy(velocity_field).requires_grad_(False)
         self.losses = []
         self.n_iter = 0
+        self.n_rollbacks = 0
         self._field = copy.deepcopy(velocity_field).requires_grad_(True)
         self._parameters = list(self._field.parameters())
         self._rows = rows
@@ -171,25 +176,60 @@ class BlockTrainer:
         return torch.dot(value, batch.weight) / batch.weight.sum()
 
     def advance(self, n_iter):
-        """Run `n_iter` iterations; one whose gradient is not finite changes nothing."""
+        """Run `n_iter` iterations, falling back where one explodes."""
         for _ in range(n_iter):
-            loss = self.loss(self._next_batch())
-            for optimizer, _ in self._optimizers:
-                optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(
-                self._parameters, self.options.max_grad_norm
-            )
-            if torch.isfinite(norm):
-                for optimizer, ratio in self._optimizers:
-                    optimizer.param_groups[0]["lr"] = ratio * self._learning_rate()
-                    optimizer.step()
+            batch = self._next_batch()
+            if not self.broken:
+                self.losses.append(self._iterate(batch))
             self.n_iter += 1
-            self.losses.append(loss.item())
-            # Short runs average less: the start must be forgotten.
-            keep = min(self.options.averaging, (self.n_iter + 1) / (self.n_iter + 10))
-            torch._foreach_lerp_(
-                list(self.average.parameters()),
-                [p.detach() for p in self._parameters],
-                1 - keep,
-            )
+
+    @property
+    def broken(self):
+        """Whether the block has exploded too often to be trained any further."""
+        return self.n_rollbacks > self.options.max_rollbacks
+
+    def _iterate(self, batch):
+        """One step; return the loss before it, or the last one if it has exploded."""
+        if self.n_iter % self.options.keep_every == 0:
+            self._kept = copy.deepcopy(self._state)
+        loss = self.loss(batch)
+        for optimizer, _ in self._optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._parameters, self.options.max_grad_norm
+        )
+        if not torch.isfinite(norm) or loss.item() > self._bound(batch):
+            self._fall_back()
+            return self.losses[-1] if self.losses else self._bound(batch)
+        for optimizer, ratio in self._optimizers:
+            rate = ratio * self._learning_rate() * 0.5**self.n_rollbacks
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+        # Short runs average less: the start must be forgotten.
+        keep = min(self.options.averaging, (self.n_iter + 2) / (self.n_iter + 11))
+        torch._foreach_lerp_(
+            list(self.average.parameters()),
+            [p.detach() for p in self._parameters],
+            1 - keep,
+        )
+        return loss.item()
+
+    def _bound(self, batch):
+        """A loss that no block on its way has: well above that of not moving."""
+        still = torch.dot(objective.potential(batch.x), batch.weight) / len(batch)
+        return 10 * (still.item() + batch.x.shape[1])
+
+    @property
+    def _state(self):
+        fields = self._field.state_dict(), self.average.state_dict()
+        return *fields, *(optimizer.state_dict() for optimizer, _ in self._optimizers)
+
+    def _fall_back(self):
+        """Return to the weights that were kept, and go on at half the rate."""
+        field, average, *optimizers = copy.deepcopy(self._kept)
+        self._field.load_state_dict(field)
+        self.average.load_state_dict(average)
+        for (optimizer, _), state in zip(self._optimizers, optimizers, strict=True):
+            optimizer.load_state_dict(state)
+        self.n_rollbacks += 1

@@ -92,17 +92,23 @@ def group(rows):
     return {b: groups[b] for b in sorted(groups, key=_seconds)}
 
 
+def _settings(row):
+    return row["n_trials"], row["max_test"], row["threads"]
+
+
 def _seconds(budget):
     return math.inf if budget == "none" else float(budget)
 
 
 def write(out):
     """Write report.md, nll.png and rank.png into the folder."""
-    rows = results.read(out)
-    if not rows:
+    found = results.read(out)
+    if not found:
         print("no results to report")
         return
-    variants = {(r["n_trials"], r["max_test"], r["threads"]) for r in rows}
+    # Only cases with the same settings compare: those of the latest one.
+    trials, max_test, threads = settings = _settings(found[-1])
+    rows = [row for row in found if _settings(row) == settings]
     groups = group(rows)
     compared = {
         budget: {name: Comparison(methods, out) for name, methods in by_set.items()}
@@ -114,18 +120,15 @@ def write(out):
         "# Density estimators, same rows, same seconds",
         "",
         f"{machine.processor()}; commit {commits}; "
-        + "; ".join(
-            f"{t} trials, at most {n} test rows, {k} threads"
-            for t, n, k in sorted(variants)
-        ),
+        f"{trials} trials, at most {max_test} test rows, {threads} threads",
         "",
         "Mean NLL of the test rows in nats, columns standardised by the training rows; "
         "in brackets the distance to the best (bold) with its paired standard error. "
         f"≈ is within {N_ERRORS} standard errors of the best. A star: columns with "
         "ties were blurred by noise of their step.",
     ]
-    if len(variants) > 1:
-        lines += ["", "**Settings differ between rows: not all are comparable.**"]
+    if len(rows) < len(found):
+        lines += ["", f"{len(found) - len(rows)} results of other settings left out."]
     for budget, by_set in compared.items():
         lines += ["", *table(budget, by_set, methods, rows)]
     lines += ["", *costs(rows, methods), "", *failures(rows)]

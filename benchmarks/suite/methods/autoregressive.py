@@ -5,8 +5,8 @@
 import torch
 import zuko
 
-from .training import learning_rates, train
-from .tuning import thinned, tune
+from .training import train
+from .whitening import tune_network
 
 BATCH_SIZE = 512
 
@@ -32,24 +32,24 @@ class Autoregressive:
 
 
 def fit(train_rows, val, deadline, n_trials, seed, make):
-    """Maximum likelihood, with trials of the learning rate."""
-    X, held_out = torch.as_tensor(train_rows), torch.as_tensor(thinned(val))
+    """Maximum likelihood."""
 
-    def fit_one(settings, share):
+    def fit_one(rows, held_out, lr, share):
         torch.manual_seed(seed)
+        X, held_out = torch.as_tensor(rows), torch.as_tensor(held_out)
         best, nll, n_iter = train(
             make(X.shape[1]),
             X,
             lambda flow, rows: -flow().log_prob(rows).mean(),
             lambda flow: -flow().log_prob(held_out).mean(),
             share,
+            lr=lr,
             batch_size=BATCH_SIZE,
             generator=torch.Generator().manual_seed(seed),
-            **settings,
         )
         return nll, Autoregressive(best, f"{n_iter} iterations")
 
-    return tune(learning_rates(n_trials), fit_one, deadline)
+    return tune_network(train_rows, val, deadline, n_trials, fit_one)
 
 
 def fit_nsf(train, val, deadline, n_trials, seed):

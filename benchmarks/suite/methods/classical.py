@@ -64,6 +64,8 @@ def fit_mixture(train, val, deadline, n_trials, seed):
     # Every component should have about five rows a free direction at least.
     largest = int(np.clip(len(X) // (5 * (X.shape[1] + 1)), 2, 100))
     sizes = np.unique(np.geomspace(1, largest, n_trials + 1).round().astype(int)[1:])
+    if len(sizes) < n_trials:
+        sizes = np.arange(1, n_trials + 1)
 
     def fit_one(settings, share):
         model = GaussianMixture(**settings, warm_start=True, random_state=seed)

@@ -7,8 +7,8 @@ import zuko
 from torch import nn
 
 from .solves import ContinuousFlow
-from .training import learning_rates, train
-from .tuning import thinned, tune
+from .training import train
+from .whitening import tune_network
 
 BATCH_SIZE = 512
 # Above so many columns training estimates the trace by one random direction.
@@ -30,17 +30,17 @@ class Field(nn.Module):
 
 
 def fit(train_rows, val, deadline, n_trials, seed):
-    """Time runs from data at 0 to noise at 1; trials are learning rates."""
-    X = torch.as_tensor(train_rows)
-    held_out = torch.as_tensor(thinned(val, VALIDATION_ROWS))
-    d = X.shape[1]
+    """Time runs from data at 0 to noise at 1."""
+    d = train_rows.shape[1]
 
-    def validate(flow):
-        flow.eval()
-        return -flow().log_prob(held_out).mean()
-
-    def fit_one(settings, share):
+    def fit_one(rows, held_out, lr, share):
         torch.manual_seed(seed)
+        X, held_out = torch.as_tensor(rows), torch.as_tensor(held_out[:VALIDATION_ROWS])
+
+        def validate(flow):
+            flow.eval()
+            return -flow().log_prob(held_out).mean()
+
         flow = zuko.flows.CNF(
             d,
             hidden_features=(64, 64, 64),
@@ -57,11 +57,11 @@ def fit(train_rows, val, deadline, n_trials, seed):
             lambda flow, rows: -flow().log_prob(rows).mean(),
             validate,
             share,
+            lr=lr,
             batch_size=BATCH_SIZE,
             generator=torch.Generator().manual_seed(seed),
-            **settings,
         )
         field = Field(best.transform)
         return nll, ContinuousFlow(field, d, 0.0, 1.0, note=f"{n_iter} iterations")
 
-    return tune(learning_rates(n_trials), fit_one, deadline)
+    return tune_network(train_rows, val, deadline, n_trials, fit_one)

@@ -43,6 +43,8 @@ class ProbabilityFlow(nn.Module):
 
     def forward(self, t, x):
         """Velocity of shape (n, d)."""
+        # An adaptive solver may look beyond the end, where there is no noise left.
+        t = t.clamp(min=FIRST_TIME)
         sigma = signal_and_noise(t)[1]
         return 0.5 * beta(t) * (self.noise(t, x) / sigma - x)
 

@@ -13,7 +13,8 @@ from torchdiffeq import odeint
 EXACT_COLUMNS = 64
 N_PROBES = 64
 # A field that needs more steps than this is broken: an error, not an endless solve.
-MAX_STEPS = 20_000
+# The first step is given: the solver's own guess fails where a field is nearly zero.
+OPTIONS = {"max_num_steps": 20_000, "first_step": 0.01}
 
 
 def directions(x, n_probes=None):
@@ -55,7 +56,7 @@ def log_prob(field, x, times, tol, n_probes=None):
         rtol=tol,
         atol=tol,
         method="dopri5",
-        options={"max_num_steps": MAX_STEPS},
+        options=OPTIONS,
     )
     normal = -0.5 * z[-1].square().sum(1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
     return normal + log_det[-1]
@@ -89,5 +90,13 @@ class ContinuousFlow:
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(n, self.n_features, generator=generator, dtype=torch.float64)
         times = torch.tensor(self.times[::-1], dtype=torch.float64)
-        x = odeint(self.field, z, times, rtol=tol, atol=tol, method="dopri5")
+        x = odeint(
+            self.field,
+            z,
+            times,
+            rtol=tol,
+            atol=tol,
+            method="dopri5",
+            options=OPTIONS,
+        )
         return x[-1].numpy()

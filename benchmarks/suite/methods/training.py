@@ -10,12 +10,6 @@ import torch
 
 # Without a deadline: a generous end, which early stopping comes before.
 MAX_ITER = 30_000
-LEARNING_RATES = (1e-3, 3e-3, 3e-4, 1e-2, 1e-4)
-
-
-def learning_rates(n_trials):
-    """Settings to try, the most usual first."""
-    return [{"lr": rate} for rate in LEARNING_RATES[:n_trials]]
 
 
 def train(

@@ -13,21 +13,29 @@ import numpy as np
 from . import machine, results, sets
 
 
+def warm_up(torch):
+    """Take one step of an optimizer: the first imports a hundred megabytes of torch."""
+    weight = torch.zeros(1, requires_grad=True)
+    weight.sum().backward()
+    torch.optim.Adam([weight]).step()
+
+
 def run(row, out):
     """Fit and measure; return the row with its results filled in."""
-    import sklearn.mixture
+    import sklearn
     import torch
     import zuko
 
-    import skjko
-
     from .methods import fitter
 
-    # Imported by every method alike, so that their size is no difference between them.
-    imported = (sklearn.mixture, zuko, skjko)
     torch.set_num_threads(row["threads"])
-    row["commit"] = machine.commit() if imported else ""
+    # Versions of what every method imports alike, so that its size is no difference.
+    row["commit"] = machine.commit()
+    row["versions"] = " ".join(
+        f"{m.__name__} {m.__version__}" for m in (sklearn, torch, zuko)
+    )
     fit = fitter(row["method"])
+    warm_up(torch)
     baseline = machine.peak_memory()
 
     spec = sets.registry()[row["set"]]
@@ -44,6 +52,8 @@ def run(row, out):
     if case.truth is not None:
         row["truth"] = f"{case.truth.mean():.5f}"
 
+    # Preparing the rows takes several copies of them, which are not the method's.
+    machine.forget_peak()
     start = perf_counter()
     limit = math.inf if row["budget"] == "none" else float(row["budget"])
     fitted = fit(case.train, case.val, start + limit, row["n_trials"], row["seed"])

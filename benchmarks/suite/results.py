@@ -31,6 +31,7 @@ FIELDS = (
     "n_dropped",
     "note",
     "commit",
+    "versions",
     "error",
 )
 

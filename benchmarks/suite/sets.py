@@ -26,6 +26,9 @@ FOLD_ROWS = 2000
 N_FOLDS = 5
 GENERATED_ROWS = 20_000
 
+# No ties to look for: their preparation has added noise to every column.
+DEQUANTISED = {"bsds300_patches", "power_minute"}
+
 # Columns of these do not hold densities.
 DISCRETE = {"higgs_small": (8, 12, 16, 20)}
 
@@ -90,7 +93,7 @@ def make(spec, seed, max_test):
         parts = _shuffled(len(rows), seed)
     n_jittered = n_dropped = 0
     raw = np.asarray(rows, dtype=np.float64)
-    if spec.truth is None:
+    if spec.truth is None and spec.name not in DEQUANTISED:
         raw, n_dropped = drop_degenerate(raw)
         raw, n_jittered = jitter(raw, zlib.crc32(spec.name.encode()))
     train, val, test = (raw[index] for index in parts)

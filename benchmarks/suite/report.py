@@ -38,10 +38,17 @@ class Comparison:
     """The methods on one set with one budget, on the seeds that all of them have."""
 
     def __init__(self, rows, out):
-        self.nll = {}
+        self.nll, self.n_failed = {}, {}
         for method, of_method in rows.items():
-            loaded = {row["seed"]: results.load_rows(out, row) for row in of_method}
-            self.nll[method] = {s: r for s, r in loaded.items() if r is not None}
+            good = [row for row in of_method if not row["error"]]
+            self.n_failed[method] = len(of_method) - len(good)
+            loaded = {row["seed"]: results.load_rows(out, row) for row in good}
+            self.nll[method] = {
+                # Not a number is as bad as no density at all.
+                s: np.where(np.isnan(r), np.inf, r)
+                for s, r in loaded.items()
+                if r is not None
+            }
         self.nll = {m: r for m, r in self.nll.items() if r}
         shared = set.intersection(*map(set, self.nll.values())) if self.nll else set()
         self.n_seeds = len(shared)
@@ -57,7 +64,11 @@ class Comparison:
     def cell(self, method):
         """NLL, its distance to the best with standard error, and marks."""
         if method not in self.means:
-            return "failed"
+            return "failed" if self.n_failed.get(method) else ""
+        failed = self.n_failed[method]
+        return self._value(method) + (f", {failed} failed" if failed else "")
+
+    def _value(self, method):
         value = f"{self.means[method]:.3f}"
         if method == self.best:
             return f"**{value}**"
@@ -83,12 +94,10 @@ class Comparison:
 
 
 def group(rows):
-    """Rows as budget -> set -> method -> list; failures are empty lists."""
+    """Rows as budget -> set -> method -> list."""
     groups = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in rows:
-        of_method = groups[row["budget"]][row["set"]][row["method"]]
-        if not row["error"]:
-            of_method.append(row)
+        groups[row["budget"]][row["set"]][row["method"]].append(row)
     return {b: groups[b] for b in sorted(groups, key=_seconds)}
 
 
@@ -240,7 +249,7 @@ def plot(out, compared, methods, rows):
         if truth:
             axis.axhline(np.mean(truth), color="black", ls=":", lw=1)
         # What is far behind would hide all other differences.
-        finite = np.sort([v for s in values for v in s if math.isfinite(v)])
+        finite = np.sort([v for s in [*values, truth] for v in s if math.isfinite(v)])
         if len(finite) > 2:
             low, high = finite[0], finite[-1]
             middle = np.median(finite)
@@ -258,7 +267,7 @@ def plot(out, compared, methods, rows):
     figure.savefig(out / "nll.png", dpi=130)
     plt.close(figure)
 
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for method in methods:
         means = [
             np.mean([c.ranks().get(method, len(methods)) for c in by_set.values()])
@@ -268,6 +277,6 @@ def plot(out, compared, methods, rows):
     axis.set_xlabel("budget, s")
     axis.set_ylabel(f"mean rank over {len(names)} sets, 1 is best")
     axis.invert_yaxis()
-    axis.legend(fontsize=8, ncols=2)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(out / "rank.png", dpi=130)
     plt.close(figure)

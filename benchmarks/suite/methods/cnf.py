@@ -15,6 +15,8 @@ BATCH_SIZE = 512
 EXACT_COLUMNS = 4
 # Validation solves as training does: half a thousand rows tell settings apart.
 VALIDATION_ROWS = 500
+# An iteration solves twice, adaptively: without a deadline fewer have to do.
+MAX_ITER = 5_000
 
 
 class Field(nn.Module):
@@ -58,6 +60,7 @@ def fit(train_rows, val, deadline, n_trials, seed):
             validate,
             share,
             lr=lr,
+            max_iter=MAX_ITER,
             batch_size=BATCH_SIZE,
             generator=torch.Generator().manual_seed(seed),
         )

@@ -10,6 +10,9 @@ import torch
 
 # Without a deadline: a generous end, which early stopping comes before.
 MAX_ITER = 30_000
+# When validation has not improved for so many checks, training goes back to the best
+# weights and on at a fifth of the learning rate; it stops after so many times.
+PATIENCE, N_DROPS = 8, 3
 
 
 def train(
@@ -22,7 +25,7 @@ def train(
     lr,
     batch_size,
     generator,
-    patience=10,
+    max_iter=MAX_ITER,
     averaging=0.99,
 ):
     """Train by Adam and return the best weights.
@@ -55,22 +58,26 @@ def train(
     start = perf_counter()
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.Adam(module.parameters(), lr=lr)
-    best, value, waited = copy.deepcopy(average), math.inf, 0
+    best, value, waited, drops = copy.deepcopy(average), math.inf, 0, 0
     seconds, n_since, last, batches = 0.0, 0, start, iter(())
 
     def check():
-        nonlocal best, value, waited, seconds, n_since, last
+        nonlocal best, value, waited, drops, seconds, n_since, last
         begin = perf_counter()
         with torch.no_grad():
             now = float(validate(average))
         waited += 1
         if now < value:
             best, value, waited = copy.deepcopy(average), now, 0
+        elif waited == PATIENCE:
+            waited, drops = 0, drops + 1
+            module.load_state_dict(best.state_dict())
+            average.load_state_dict(best.state_dict())
         last = perf_counter()
         seconds, n_since = last - begin, 0
 
     n_iter = 0
-    while n_iter < MAX_ITER and waited < patience:
+    while n_iter < max_iter and drops < N_DROPS:
         now = perf_counter()
         if now + seconds >= deadline and n_iter > 0:
             break
@@ -81,9 +88,10 @@ def train(
             batches = iter(order[: n - n % size].split(size))
             batch = next(batches)
         # Infinite deadlines give 0.
-        progress = max(n_iter / MAX_ITER, (now - start) / max(deadline - start, 1e-9))
+        progress = max(n_iter / max_iter, (now - start) / max(deadline - start, 1e-9))
         fall = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        optimizer.param_groups[0]["lr"] = lr * fall * min(1.0, (n_iter + 1) / 20)
+        rate = lr * fall * 0.2**drops * min(1.0, (n_iter + 1) / 20)
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         loss(module, X[batch]).backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)

@@ -33,7 +33,7 @@ MEASURES = {
     "sample_s": "sample, s",
     "peak_mb": "peak memory of fit, MB",
 }
-FIELDS = ("grows", "rows", "columns", "blocks", "iterations", *MEASURES)
+FIELDS = ("grows", "rows", "columns", "blocks", "iterations", "n_blocks", *MEASURES)
 
 
 def child(point):
@@ -60,6 +60,7 @@ def child(point):
     start = perf_counter()
     model.fit(X)
     point["fit_s"] = perf_counter() - start
+    point["n_blocks"] = model.n_blocks_
     point["peak_mb"] = max(machine.peak_memory() - before, 0.1)
     start = perf_counter()
     model.score_samples(X)

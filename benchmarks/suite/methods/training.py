@@ -110,7 +110,8 @@ def train(
         if math.isfinite(deadline):
             due = since >= max((deadline - start) / 25, 4 * seconds)
         else:
-            due = n_since >= 200 and since >= 4 * seconds
+            # Often at first: on a small table the best weights come soon.
+            due = n_since >= min(max(10, n_iter // 10), 200) and since >= 4 * seconds
         if due:
             check()
     if n_since or not math.isfinite(value):

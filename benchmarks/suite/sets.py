@@ -83,9 +83,10 @@ def make(spec, seed, max_test):
     """Split, standardise by the training part, and thin out the test part."""
     rows = spec.load(seed)
     if isinstance(rows, tuple):
-        sizes = np.cumsum([len(part) for part in rows])[:2]
-        parts = np.arange(sizes[1] + len(rows[2]))
-        parts = np.split(parts, sizes)
+        ends = np.cumsum([len(part) for part in rows])
+        rng = np.random.default_rng(seed)
+        # In no order, as the other sets are: methods may take the first rows as a part.
+        parts = [rng.permutation(p) for p in np.split(np.arange(ends[2]), ends[:2])]
         rows = np.concatenate(rows)
     elif spec.by_folds:
         parts = _fold(len(rows), seed)

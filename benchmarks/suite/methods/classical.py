@@ -13,7 +13,6 @@ from sklearn.neighbors import KernelDensity
 
 from .tuning import thinned, tune
 
-
 # Every score visits all kernels: more would take minutes to score a test part.
 KERNEL_ROWS = 50_000
 

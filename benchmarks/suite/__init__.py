@@ -1,0 +1,3 @@
+"""Density estimators side by side: same rows, same seconds, same number of trials."""
+
+# SPDX-License-Identifier: BSD-3-Clause

@@ -1,0 +1,34 @@
+"""The methods, all behind one function and two methods.
+
+`fit(train, val, deadline, n_trials, seed)` takes standardised float32 arrays, a time of
+`time.perf_counter` (infinite for no limit) by which it should be done, tuning included,
+and a number of tuning trials. What it returns has
+
+- `log_prob(X)`: log-densities in nats, float64, by a solve that is accurate;
+- `sample(n, seed)`: rows;
+- `chosen`, `trials`: settings that won, and how many were tried (set by `tune`);
+- perhaps `gap(X)`: mean absolute difference to a tighter solve, `trace`: how the
+  divergence comes about, and `note`.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+from importlib import import_module
+
+METHODS = {
+    "gaussian": ("classical", "fit_gaussian"),
+    "gmm": ("classical", "fit_mixture"),
+    "kde": ("classical", "fit_kernel"),
+    "nsf": ("autoregressive", "fit_nsf"),
+    "maf": ("autoregressive", "fit_maf"),
+    "cnf": ("cnf", "fit"),
+    "flow_matching": ("matching", "fit"),
+    "diffusion": ("diffusion", "fit"),
+    "skjko": ("jko", "fit"),
+}
+
+
+def fitter(name):
+    """Return the function `fit` of a method; imports only what that one needs."""
+    module, function = METHODS[name]
+    return getattr(import_module(f"{__name__}.{module}"), function)

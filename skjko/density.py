@@ -133,7 +133,8 @@ class JKOFlowDensity(
         fit so that a finer grid still changes nothing.
 
     batch_size : int or "auto", default="auto"
-        Rows in a minibatch; "auto" is `min(1000, n_samples)`.
+        Rows in a minibatch; "auto" is a 16th of the rows, but at least 128 and at most
+        1000: noisier gradients keep small samples from being learned by heart.
 
     learning_rate_init : float, default=0.01
         Peak learning rate of Adam; within a block it warms up and falls to zero. The
@@ -510,7 +511,9 @@ class JKOFlowDensity(
         options = Options(
             max_iter=self.max_iter,
             batch_size=(
-                min(1000, n_samples) if self.batch_size == "auto" else self.batch_size
+                min(n_samples, max(128, min(1000, n_samples // 16)))
+                if self.batch_size == "auto"
+                else self.batch_size
             ),
             learning_rate=self.learning_rate_init,
             alpha=self.alpha,

@@ -759,14 +759,3 @@ def test_normal_fits_do_not_warn(X):
         for rows in (X[:100], X[:1100], normal(100, 5)):
             quick().fit(rows)
             quick(early_stopping=False).fit(rows)
-
-
-def test_an_unresolved_solver_warns(X):
-    with pytest.warns(ConvergenceWarning, match="solver grid"):
-        quick(
-            max_blocks=1,
-            frequency=100.0,
-            learning_rate_init=30.0,
-            early_stopping=False,
-            max_iter=5,
-        ).fit(X[:100])

@@ -37,7 +37,13 @@ _MAX_CALIBRATION_ROWS = 5000
 
 # Rows with noise that training draws from: enough for no row to be seen with the same
 # noise more than a few times, few enough for memory.
-_MAX_COPIED_ROWS = 15_000
+_MAX_COPIED_ROWS = 30_000
+
+
+def _noise_for(n_samples):
+    """Noise for as many rows: few tell less of the density, and need more of it."""
+    return min(1.0, 0.3 * math.sqrt(max(1.0, 1000 / n_samples)))
+
 
 _RATE = Interval(Real, 0, 1, closed="neither")
 
@@ -71,34 +77,36 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         What scores a row: its log-density, or how near its log-density is to that of
         the model's own samples. See Notes.
 
-    noise : float, default=0.3
+    noise : "auto" or float, default="auto"
         Standard deviation of the noise added in training, in standard deviations of
-        every column. 0 adds none: for continuous columns and many rows.
+        every column. "auto" is 0.3 from 1000 training rows on and rises as
+        one over the square root of their number below, up to 1. 0 adds none: for
+        continuous columns and many rows.
 
     trim : float, default=0.0
         Share of the training rows, less than 1/2, that may be outliers themselves. A
         first flow is trained on all rows, the rows that it finds least likely are
         left out, and a second one is trained on the others. 0 is for clean rows.
 
-    calibration_fraction : float, default=0.2
+    calibration_fraction : float, default=0.1
         Share of the rows, at most 5000, that do not train, for p-values and the
         threshold by false alarms. Not used when `X_calibration` is given to `fit`. 0
         keeps none: all rows train, there are no p-values, and "false_alarm" takes the
         quantile of the training rows, which promises nothing.
 
-    max_blocks : int, default=2
+    max_blocks : int, default=1
         Number of flow blocks, the free block included.
 
     hidden_layer_sizes : tuple of int, default=(64, 64)
         Widths of the hidden layers of every block.
 
-    max_iter : int, default=150
+    max_iter : int, default=500
         Minibatch iterations of every block.
 
-    batch_size : int, default=500
+    batch_size : int, default=250
         Rows in a minibatch.
 
-    learning_rate_init : float, default=0.01
+    learning_rate_init : float, default=0.02
         Peak learning rate.
 
     time_limit : float or None, default=None
@@ -127,6 +135,9 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     typical_log_density_ : float
         Mean log-density of the model's own samples, in nats (its negative entropy).
+
+    noise_ : float
+        The noise added in training, in standard deviations of every column.
 
     n_trimmed_ : int
         Number of training rows left out as outliers.
@@ -170,8 +181,10 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
     >>> from skjko.datasets import moons
     >>> X = moons().sample(1000, random_state=0)
     >>> detector = JKOFlowOutlierDetector(max_iter=40, random_state=0).fit(X)
-    >>> detector.predict([X[0], [9.0, 9.0]])
-    array([ 1, -1])
+    >>> detector.predict([[9.0, 9.0]])
+    array([-1])
+    >>> bool((detector.predict(X) == 1).mean() > 0.9)
+    True
     >>> bool(detector.p_values([[9.0, 9.0]])[0] < 0.01)
     True
     """
@@ -184,7 +197,7 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         "threshold": [StrOptions({"false_alarm", "hdr"})],
         "false_alarm_rate": [_RATE],
         "statistic": [StrOptions({"likelihood", "typicality"})],
-        "noise": [Interval(Real, 0, None, closed="left")],
+        "noise": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "trim": [Interval(Real, 0, 0.5, closed="left")],
         "calibration_fraction": [Interval(Real, 0, 1, closed="left")],
         **{
@@ -210,14 +223,14 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         threshold="false_alarm",
         false_alarm_rate=0.05,
         statistic="likelihood",
-        noise=0.3,
+        noise="auto",
         trim=0.0,
-        calibration_fraction=0.2,
-        max_blocks=2,
+        calibration_fraction=0.1,
+        max_blocks=1,
         hidden_layer_sizes=(64, 64),
-        max_iter=150,
-        batch_size=500,
-        learning_rate_init=0.01,
+        max_iter=500,
+        batch_size=250,
+        learning_rate_init=0.02,
         time_limit=None,
         random_state=None,
         verbose=False,
@@ -352,7 +365,7 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         from_pandas = hasattr(X_calibration, "iloc")
         X = validate_data(self, X_calibration, dtype=np.float64, reset=False)
         rng = check_random_state(self.random_state)
-        self.density_, self.n_trimmed_ = density, 0
+        self.density_, self.noise_, self.n_trimmed_ = density, 0.0, 0
         self._describe(from_pandas, rng)
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
@@ -370,14 +383,15 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _density(self, X, weight, rng):
         """Return a density of the rows with noise."""
-        if self.noise > 0:
+        self.noise_ = self.noise if self.noise != "auto" else _noise_for(len(X))
+        if self.noise_ > 0:
             # So many copies that training seldom sees the same noise again.
             n_draws = max(self.max_blocks, 1) * self.max_iter * self.batch_size
             n_copies = math.ceil(min(n_draws, _MAX_COPIED_ROWS) / len(X))
             share = weight / weight.sum()
             spread = np.sqrt(share @ (X - share @ X) ** 2)
             X = np.tile(X, (n_copies, 1))
-            X += self.noise * spread * rng.standard_normal(X.shape)
+            X += self.noise_ * spread * rng.standard_normal(X.shape)
             weight = np.tile(weight, n_copies)
         # All rows train for all iterations. Held-out rows that decide would have to be
         # kept from calibration too, and the noise keeps the flow from learning rows.
@@ -676,7 +690,8 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         return pd.DataFrame(values, index=index, columns=self.feature_names_in_)
 
     def _check_rate(self, value, name, method):
-        if isinstance(value, bool) or value not in _RATE:
+        is_real = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_real or value not in _RATE:
             raise ValueError(
                 f"The {name!r} parameter of {type(self).__name__}.{method} must be a "
                 f"float in the range (0, 1). Got {value!r} instead."

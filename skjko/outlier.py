@@ -39,11 +39,9 @@ _MAX_CALIBRATION_ROWS = 5000
 # noise more than a few times, few enough for memory.
 _MAX_COPIED_ROWS = 30_000
 
-
-def _noise_for(n_samples):
-    """Noise for as many rows: few tell less of the density, and need more of it."""
-    return min(1.0, 0.3 * math.sqrt(max(1.0, 1000 / n_samples)))
-
+# Noise, and share of the iterations, of the first flow where outliers are trimmed.
+_COARSE_NOISE = 3.0
+_COARSE_SHARE = 0.3
 
 _RATE = Interval(Real, 0, 1, closed="neither")
 
@@ -85,8 +83,9 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     trim : float, default=0.0
         Share of the training rows, less than 1/2, that may be outliers themselves. A
-        first flow is trained on all rows, the rows that it finds least likely are
-        left out, and a second one is trained on the others. 0 is for clean rows.
+        first flow is trained briefly on all rows, with much noise; the rows that it
+        finds least likely are left out, and a second one is trained on the others. 0 is
+        for clean rows.
 
     calibration_fraction : float, default=0.1
         Share of the rows, at most 5000, that do not train, for p-values and the
@@ -375,23 +374,33 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         """Fit the density; with `trim`, twice."""
         n_trimmed = int(self.trim * len(X))
         if n_trimmed > 0:
-            scores = self._density(X, weight, rng)._model.log_density(X)
+            # Fine detail is where a small cluster of outliers would hide.
+            noise = max(self._noise_for(len(X)), _COARSE_NOISE)
+            n_iter = math.ceil(_COARSE_SHARE * self.max_iter)
+            coarse = self._density(X, weight, noise, n_iter, rng)
+            scores = coarse._model.log_density(X)
             stay = np.sort(np.argsort(scores, kind="stable")[n_trimmed:])
             X, weight = X[stay], weight[stay]
         self.n_trimmed_ = n_trimmed
-        self.density_ = self._density(X, weight, rng)
+        self.noise_ = self._noise_for(len(X))
+        self.density_ = self._density(X, weight, self.noise_, self.max_iter, rng)
 
-    def _density(self, X, weight, rng):
+    def _noise_for(self, n_samples):
+        """Noise for as many rows: few tell less of the density, and need more of it."""
+        if self.noise != "auto":
+            return self.noise
+        return min(1.0, 0.3 * math.sqrt(max(1.0, 1000 / n_samples)))
+
+    def _density(self, X, weight, noise, max_iter, rng):
         """Return a density of the rows with noise."""
-        self.noise_ = self.noise if self.noise != "auto" else _noise_for(len(X))
-        if self.noise_ > 0:
+        if noise > 0:
             # So many copies that training seldom sees the same noise again.
-            n_draws = max(self.max_blocks, 1) * self.max_iter * self.batch_size
+            n_draws = max(self.max_blocks, 1) * max_iter * self.batch_size
             n_copies = math.ceil(min(n_draws, _MAX_COPIED_ROWS) / len(X))
             share = weight / weight.sum()
             spread = np.sqrt(share @ (X - share @ X) ** 2)
             X = np.tile(X, (n_copies, 1))
-            X += self.noise_ * spread * rng.standard_normal(X.shape)
+            X += noise * spread * rng.standard_normal(X.shape)
             weight = np.tile(weight, n_copies)
         # All rows train for all iterations. Held-out rows that decide would have to be
         # kept from calibration too, and the noise keeps the flow from learning rows.
@@ -399,7 +408,7 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
             max_blocks=self.max_blocks,
             hidden_layer_sizes=self.hidden_layer_sizes,
             activation="silu",
-            max_iter=self.max_iter,
+            max_iter=max_iter,
             batch_size=self.batch_size,
             learning_rate_init=self.learning_rate_init,
             early_stopping=False,

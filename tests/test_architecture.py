@@ -23,7 +23,9 @@ FLOORS = {
     "skjko.datasets.base": 0,
     "skjko.datasets.planar": 1,
     "skjko.datasets.tables": 1,
+    "skjko.calibration": 0,
     "skjko.container": 0,
+    "skjko.explanation": 0,
     "skjko.metrics": 0,
     "skjko.preprocessing": 0,
     "skjko.splitting": 0,
@@ -44,6 +46,7 @@ FLOORS = {
     "skjko.fitting": 5,
     "skjko.persistence": 6,
     "skjko.density": 7,
+    "skjko.outlier": 8,
 }
 
 

@@ -1,0 +1,86 @@
+"""From scores to p-values and thresholds, with the help of rows set aside for it."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+
+import numpy as np
+
+
+def conformal_p_values(scores, calibration):
+    """Split-conformal p-values: how rarely a normal row scores as low as these.
+
+    If a row and the calibration rows are exchangeable and the scoring function has seen
+    none of them, the p-value of the row is at most a with probability at most a, for
+    every a, whatever the distribution and however bad the model [1]_. The probability
+    is over the calibration rows too: with one fixed calibration set of n rows the false
+    alarm rate is a Beta variable around a, of standard deviation about
+    sqrt(a (1 - a) / n).
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,)
+        Higher is more normal.
+    calibration : ndarray of shape (n_calibration,)
+        Scores of the calibration rows, sorted.
+
+    Returns
+    -------
+    p : ndarray of shape (n_samples,)
+        (1 + number of calibration scores that are no higher) / (n_calibration + 1).
+
+    References
+    ----------
+    .. [1] S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for outliers with
+       conformal p-values", Annals of Statistics 51(1), 2023.
+    """
+    n_lower = np.searchsorted(calibration, scores, side="right")
+    return (1 + n_lower) / (len(calibration) + 1)
+
+
+def false_alarm_threshold(calibration, rate):
+    """Score below which the conformal p-value is at most `rate`.
+
+    Parameters
+    ----------
+    calibration : ndarray of shape (n_calibration,)
+        Sorted scores.
+    rate : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    threshold : float
+        A calibration score, or -inf where no score can have so small a p-value: that
+        takes at least 1 / rate - 1 calibration rows.
+    """
+    # The product may fall short of the integer that it is by rounding.
+    k = math.floor(rate * (len(calibration) + 1) * (1 + 1e-12))
+    return float(calibration[k - 1]) if k > 0 else -math.inf
+
+
+def weighted_quantile(values, weight, q):
+    """Quantile of weighted values; for equal weights that of NumPy.
+
+    A value stands at the weight of those before it, in shares of the total without one
+    mean weight, and between values the quantile is linear.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+    weight : ndarray of shape (n,)
+        Positive.
+    q : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    quantile : float
+    """
+    order = np.argsort(values, kind="stable")
+    values, weight = values[order], weight[order]
+    if weight[0] == weight[-1] and (weight == weight[0]).all():
+        return float(np.quantile(values, q))
+    position = np.cumsum(weight) - 0.5 * weight
+    position -= position[0]
+    return float(np.interp(q * position[-1], position, values))

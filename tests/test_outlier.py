@@ -1,0 +1,494 @@
+"""JKOFlowOutlierDetector: the contract, p-values, thresholds, reasons, robustness."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import chi2, kstest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import make_scorer, roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skjko import JKOFlowDensity, JKOFlowOutlierDetector
+from skjko.calibration import (
+    conformal_p_values,
+    false_alarm_threshold,
+    weighted_quantile,
+)
+from skjko.datasets import moons
+
+MIXING = np.array([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.5, 0.1]])
+
+
+def normal(n, d, seed=0):
+    return np.random.RandomState(seed).standard_normal((n, d))
+
+
+def quick(**parameters):
+    """A detector that trains in well under a second."""
+    settings = {
+        "max_blocks": 1,
+        "hidden_layer_sizes": (16, 16),
+        "max_iter": 20,
+        "batch_size": 200,
+        "calibration_fraction": 0.2,
+        "random_state": 0,
+        **parameters,
+    }
+    return JKOFlowOutlierDetector(**settings)
+
+
+def gaussian(**parameters):
+    """A detector by the Gaussian of block 0, whose answers are known."""
+    return quick(**{"max_blocks": 0, "noise": 0.0, **parameters})
+
+
+@pytest.fixture(scope="module")
+def X():
+    return moons().sample(600, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def detector(X):
+    return quick(max_iter=60).fit(X)
+
+
+# ------------------------------------------------------------------- the contract
+
+
+@pytest.mark.parametrize("statistic", ["likelihood", "typicality"])
+def test_contract(X, statistic):
+    detector = quick(statistic=statistic).fit(X)
+    scores = detector.score_samples(X)
+    decision = detector.decision_function(X)
+    np.testing.assert_array_equal(decision, scores - detector.offset_)
+    labels = detector.predict(X)
+    np.testing.assert_array_equal(labels, np.where(decision < 0, -1, 1))
+    np.testing.assert_array_equal(clone(detector).fit_predict(X), labels)
+    assert detector.predict([[50.0, 50.0]]) == -1
+    assert detector.n_iter_ == 20
+
+
+@pytest.mark.parametrize("contamination", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("calibration_fraction", [0.0, 0.2])
+def test_contamination_is_the_share_of_the_rows(X, contamination, calibration_fraction):
+    detector = quick(
+        contamination=contamination, calibration_fraction=calibration_fraction
+    )
+    assert (detector.fit_predict(X) == -1).sum() == round(contamination * len(X))
+
+
+def test_likelihood_is_the_log_density(detector, X):
+    np.testing.assert_array_equal(
+        detector.score_samples(X), detector.density_.score_samples(X)
+    )
+
+
+def test_same_seed_same_detector(detector, X):
+    again = clone(detector).fit(X)
+    np.testing.assert_allclose(again.score_samples(X), detector.score_samples(X))
+    assert again.offset_ == pytest.approx(detector.offset_)
+    other = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(other.score_samples(X), detector.score_samples(X))
+
+
+def test_scores_do_not_depend_on_units(X):
+    a, b = np.array([0.25, 4096.0]), np.array([3.0, -8192.0])
+    scores = quick().fit(X).score_samples(X)
+    moved = quick().fit(a * X + b).score_samples(a * X + b)
+    # The noise is in units of the columns; training in float32 leaves some digits.
+    np.testing.assert_allclose(moved, scores - np.log(a).sum(), atol=0.05, rtol=0)
+
+
+def test_in_a_pipeline_and_a_grid_search(X):
+    rows = np.vstack([X, 8 * normal(60, 2, seed=1)])
+    y = np.r_[np.ones(len(X)), -np.ones(60)]
+    pipeline = make_pipeline(StandardScaler(), quick())
+    assert set(pipeline.fit_predict(rows)) == {-1, 1}
+    scoring = make_scorer(roc_auc_score, response_method="decision_function")
+    # scikit-learn stratifies classifiers only, and the outliers come last here.
+    cv = StratifiedKFold(2)
+    grid = {"jkoflowoutlierdetector__noise": [0.1, 0.5]}
+    search = GridSearchCV(pipeline, grid, scoring=scoring, cv=cv).fit(rows, y)
+    assert search.best_score_ > 0.9
+    assert search.decision_function(rows).shape == (660,)
+
+
+def test_rows_of_weight_zero_are_absent(X):
+    weight = np.r_[np.ones(300), np.zeros(300)]
+    scores = quick().fit(X, sample_weight=weight).score_samples(X)
+    np.testing.assert_array_equal(scores, quick().fit(X[:300]).score_samples(X))
+    with pytest.raises(ValueError, match="at least 2 samples with a positive"):
+        quick().fit(X, sample_weight=np.eye(1, 600)[0])
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("contamination", 0.0),
+        ("contamination", 0.6),
+        ("contamination", "all"),
+        ("threshold", "likely"),
+        ("false_alarm_rate", 0.0),
+        ("false_alarm_rate", 1.0),
+        ("statistic", "score"),
+        ("noise", -0.1),
+        ("trim", 0.5),
+        ("trim", -0.1),
+        ("calibration_fraction", 1.0),
+        ("max_blocks", -1),
+        ("hidden_layer_sizes", (8, 0)),
+        ("max_iter", 0),
+        ("batch_size", "auto"),
+        ("learning_rate_init", 0.0),
+        ("time_limit", 0.0),
+        ("random_state", "zero"),
+        ("verbose", "loud"),
+        ("device", "abacus"),
+    ],
+)
+def test_bad_parameters(X, name, value):
+    with pytest.raises(ValueError, match=f"'{name}'"):
+        quick(**{name: value}).fit(X[:50])
+
+
+def test_every_parameter_has_a_bad_value():
+    marks = test_bad_parameters.pytestmark[0].args[1]
+    assert {name for name, _ in marks} == set(JKOFlowOutlierDetector().get_params())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "predict",
+        "score_samples",
+        "decision_function",
+        "p_values",
+        "typicality",
+        "explain",
+        "most_likely_values",
+    ],
+)
+def test_bad_rows_at_use(detector, method):
+    use = getattr(detector, method)
+    with pytest.raises(ValueError, match="3 features"):
+        use(np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="NaN"):
+        use([[np.nan, 0.0]])
+    with pytest.raises(NotFittedError):
+        getattr(quick(), method)(np.zeros((5, 2)))
+
+
+def test_scoring_changes_nothing(detector, X):
+    before = pickle.dumps(detector)
+    for method in ("predict", "p_values", "typicality", "explain"):
+        getattr(detector, method)(X[:3])
+    detector.hdr_threshold()
+    detector.false_alarm_threshold(0.1)
+    assert pickle.dumps(detector) == before
+
+
+# ------------------------------------------------------------------- p-values
+
+
+def test_conformal_p_values_by_hand():
+    calibration = np.array([1.0, 2.0, 2.0, 3.0])
+    p = conformal_p_values(np.array([0.0, 1.0, 2.0, 2.5, 9.0]), calibration)
+    np.testing.assert_allclose(p, np.array([1, 2, 4, 4, 5]) / 5)
+
+
+@pytest.mark.parametrize("n", [9, 19, 20, 99])
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
+def test_false_alarm_threshold_is_where_p_values_reach_the_rate(n, rate):
+    calibration = np.sort(normal(n, 1)[:, 0])
+    scores = np.linspace(-4, 4, 1001)
+    p = conformal_p_values(scores, calibration)
+    threshold = false_alarm_threshold(calibration, rate)
+    np.testing.assert_array_equal(scores < threshold, p <= rate + 1e-12)
+
+
+def test_weighted_quantile():
+    values = normal(101, 1)[:, 0]
+    for q in (0.0, 0.05, 0.5, 0.93):
+        expected = pytest.approx(np.quantile(values, q))
+        assert weighted_quantile(values, np.full(101, 3.0), q) == expected
+    # Next to no weight: next to no part.
+    weight = np.where(values < 0, 1e-9, 1.0)
+    median = np.median(values[values >= 0])
+    assert weighted_quantile(values, weight, 0.5) == pytest.approx(median, abs=0.05)
+
+
+def test_p_values_are_uniform_over_calibration_sets():
+    """Of one new row and a calibration set redrawn with it, again and again."""
+    density = JKOFlowDensity(max_blocks=0).fit(normal(50, 2))
+    rng = np.random.RandomState(1)
+    p = []
+    for _ in range(400):
+        rows = rng.standard_normal((40, 2))
+        detector = JKOFlowOutlierDetector.from_density(
+            density, rows[1:], random_state=0
+        )
+        p.append(detector.p_values(rows[:1])[0])
+    p = np.array(p)
+    # Uniform on 1/40, ..., 1: with a share of the last step it is continuous.
+    assert kstest(p - rng.uniform(size=400) / 40, "uniform").pvalue > 0.01
+    for rate in (0.05, 0.1, 0.25):
+        error = np.sqrt(rate * (1 - rate) / 400)
+        assert (p <= rate + 1e-12).mean() < rate + 3 * error
+
+
+@pytest.mark.slow
+def test_p_values_of_fitted_flows_hold_on_data_that_are_not_gaussian():
+    """Fit and calibration anew every time, on a small flow that fits badly."""
+    below = []
+    for seed in range(25):
+        rows = moons().sample(300, random_state=seed)
+        detector = quick(max_iter=5, random_state=seed).fit(rows)
+        fresh = moons().sample(200, random_state=1000 + seed)
+        below.append((detector.p_values(fresh) <= 0.1).mean())
+    # A fit's rate is a Beta variable of deviation 0.038, and 25 are averaged.
+    assert np.mean(below) == pytest.approx(6 / 61, abs=3 * 0.045 / 5)
+
+
+def test_calibration_rows_do_not_train(X):
+    far = X[:400] + 30.0
+    a = quick().fit(X, X_calibration=X[:50])
+    b = quick().fit(X, X_calibration=far)
+    np.testing.assert_array_equal(a.score_samples(X), b.score_samples(X))
+    assert (b.p_values(X[:5]) == 1).all()
+    assert len(b.calibration_scores_) == 400
+    split = quick(calibration_fraction=0.25).fit(X)
+    assert len(split.calibration_scores_) == 150
+
+
+def test_without_calibration_rows_there_are_no_p_values(X):
+    detector = quick(calibration_fraction=0.0).fit(X)
+    assert detector.calibration_scores_ is None
+    assert (detector.predict(X) == -1).sum() == 30
+    with pytest.raises(ValueError, match="no calibration rows"):
+        detector.p_values(X)
+    with pytest.raises(ValueError, match="no calibration rows"):
+        detector.false_alarm_threshold(0.1)
+
+
+def test_too_few_calibration_rows_warn(X):
+    with pytest.warns(UserWarning, match="takes 19"):
+        quick().fit(X[:50])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        quick().fit(X[:100])
+
+
+# ------------------------------------------------------------------- thresholds
+
+
+def test_false_alarms(detector):
+    fresh = moons().sample(2000, random_state=7)
+    flagged = detector.predict(fresh) == -1
+    np.testing.assert_array_equal(flagged, detector.p_values(fresh) <= 0.05)
+    # 120 calibration rows: a Beta variable of deviation 0.02.
+    assert 0.005 < flagged.mean() < 0.11
+    assert detector.offset_ == detector.false_alarm_threshold(0.05)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+@pytest.mark.parametrize("mass", [0.5, 0.95])
+def test_highest_density_region_of_a_gaussian(d, mass):
+    detector = gaussian(threshold="hdr").fit(normal(4000, d))
+    mode = detector.score_samples(detector.density_.gaussian_.mean_[np.newaxis])[0]
+    level = detector.hdr_threshold(mass, n_samples=20_000)
+    # The level of a quantile of 20,000 samples, to four standard errors.
+    q = chi2.ppf(mass, d)
+    error = np.sqrt(mass * (1 - mass) / 20_000) / chi2.pdf(q, d)
+    assert 2 * (mode - level) == pytest.approx(q, abs=4 * error)
+
+
+def test_predict_by_highest_density_region():
+    detector = gaussian(threshold="hdr", false_alarm_rate=0.2).fit(normal(4000, 3))
+    assert (detector.predict(normal(4000, 3, 1)) == -1).mean() == pytest.approx(
+        0.2, abs=0.04
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1, "high", True])
+def test_bad_rates(detector, value):
+    with pytest.raises(ValueError, match=r"'rate' .*false_alarm_threshold"):
+        detector.false_alarm_threshold(value)
+    with pytest.raises(ValueError, match=r"'mass' .*hdr_threshold"):
+        detector.hdr_threshold(value)
+    with pytest.raises(ValueError, match=r"'n_samples' .*hdr_threshold"):
+        detector.hdr_threshold(n_samples=0.5)
+
+
+# ------------------------------------------------------------------- typicality
+
+
+def test_likelihood_misses_what_typicality_sees():
+    """The most likely row of all is one that the distribution never draws."""
+    d = 100
+    rows = normal(2000, d)
+    strange = np.zeros((1, d))
+    fresh = normal(1000, d, seed=1)
+    by_likelihood = gaussian().fit(rows)
+    by_typicality = gaussian(statistic="typicality").fit(rows)
+    assert by_likelihood.p_values(strange)[0] == 1
+    assert (
+        by_likelihood.score_samples(strange) > by_likelihood.score_samples(fresh).max()
+    )
+    assert by_typicality.p_values(strange)[0] < 0.01
+    assert (by_typicality.predict(fresh) == -1).mean() < 0.08
+    # What is too unlikely is seen by both.
+    assert by_typicality.p_values(1.5 * fresh[:1])[0] < 0.01
+    np.testing.assert_array_equal(
+        by_likelihood.typicality(fresh), by_typicality.score_samples(fresh)
+    )
+
+
+def test_typical_log_density_is_the_negative_entropy():
+    detector = gaussian().fit(normal(5000, 4))
+    entropy = 2 * np.log(2 * np.pi * np.e)
+    assert detector.typical_log_density_ == pytest.approx(-entropy, abs=0.15)
+
+
+# ------------------------------------------------------------------- reasons
+
+
+def test_explanation_of_a_gaussian_is_its_conditional():
+    rows = normal(4000, 3) @ MIXING.T
+    detector = gaussian().fit(rows)
+    fresh = normal(20, 3, seed=1) @ MIXING.T
+    whitening = detector.density_.gaussian_
+    root = whitening.components_ / whitening.scale_
+    precision = root.T @ root
+    slope = (fresh - whitening.mean_) @ precision
+    np.testing.assert_allclose(
+        detector.explain(fresh), 0.5 * slope**2 / np.diag(precision), atol=0.05
+    )
+    best = fresh - slope / np.diag(precision)
+    error = np.abs(detector.most_likely_values(fresh) - best) / rows.std(axis=0)
+    assert error.max() < 0.1
+
+
+def test_explanation_finds_planted_columns():
+    n, d = 900, 6
+    rng = np.random.RandomState(0)
+    factor = rng.standard_normal((n, 2))
+    rows = factor @ rng.standard_normal((2, d)) + 0.3 * rng.standard_normal((n, d))
+    rows[:, 5] = rows[:, 0] ** 2 + 0.3 * rng.standard_normal(n)
+    detector = quick(max_iter=80, hidden_layer_sizes=(32, 32), noise=0.1)
+    detector.fit(rows[:700])
+    strange = rows[700:].copy()
+    column = rng.randint(d, size=len(strange))
+    index = np.arange(len(strange))
+    # Within the range of the column, but not with these neighbours.
+    jump = 2.5 * rows.std(axis=0)[column]
+    strange[index, column] += np.where(strange[index, column] > 0, -jump, jump)
+    gains = detector.explain(strange)
+    assert (gains >= 0).all()
+    assert (gains.argmax(axis=1) == column).mean() > 0.75
+    largest_change = np.abs(strange - rows[700:]).argmax(axis=1)
+    np.testing.assert_array_equal(largest_change, column)
+
+
+def test_explanation_has_the_names_and_index_of_a_data_frame(X):
+    frame = pd.DataFrame(X, columns=["east", "north"])
+    detector = quick().fit(frame)
+    strange = pd.DataFrame([[0.0, 9.0]], columns=["east", "north"], index=["odd"])
+    gains = detector.explain(strange)
+    assert gains.idxmax(axis=1)["odd"] == "north"
+    assert detector.most_likely_values(strange).loc["odd", "north"] < 5
+    np.testing.assert_array_equal(gains, quick().fit(X).explain(strange.to_numpy()))
+
+
+# ------------------------------------------------------------------- other densities
+
+
+def test_from_density(X):
+    density = JKOFlowDensity(
+        max_blocks=1, hidden_layer_sizes=(8, 8), max_iter=10, random_state=0
+    ).fit(pd.DataFrame(X[:300], columns=["east", "north"]))
+    rows = pd.DataFrame(X[300:], columns=["east", "north"])
+    before = pickle.dumps(density)
+    detector = JKOFlowOutlierDetector.from_density(
+        density, rows, contamination=0.1, random_state=0
+    )
+    assert detector.n_features_in_ == 2
+    assert pickle.dumps(density) == before
+    assert detector.density_ is density
+    assert (detector.predict(rows) == -1).sum() == 30
+    assert detector.p_values(rows).min() == pytest.approx(2 / 301)
+    assert list(detector.explain(rows[:2]).columns) == ["east", "north"]
+    hdr = JKOFlowOutlierDetector.from_density(
+        density, rows, threshold="hdr", random_state=0
+    )
+    assert hdr.offset_ == pytest.approx(hdr.hdr_threshold(), abs=0.3)
+    strangers = pd.DataFrame(X, columns=["up", "down"])
+    with pytest.raises(ValueError, match="feature names"):
+        JKOFlowOutlierDetector.from_density(density, strangers)
+
+
+def test_from_density_refuses(X):
+    with pytest.raises(ValueError, match=r"'density' .*from_density.* Got 3 instead"):
+        JKOFlowOutlierDetector.from_density(3, X)
+    with pytest.raises(NotFittedError):
+        JKOFlowOutlierDetector.from_density(JKOFlowDensity(), X)
+    density = JKOFlowDensity(max_blocks=0).fit(X)
+    with pytest.raises(ValueError, match="'noise'"):
+        JKOFlowOutlierDetector.from_density(density, X, noise=-1)
+
+
+# ------------------------------------------------------------------- robustness
+
+
+def test_trimming_leaves_the_outliers_out():
+    clean = normal(450, 3) @ MIXING.T
+    cluster = 0.3 * normal(50, 3, seed=2) + [8.0, -8.0, 3.0]
+    rows = np.vstack([clean, cluster])
+    fresh = normal(500, 3, seed=3) @ MIXING.T
+    settings = {"max_iter": 40, "noise": 0.3, "calibration_fraction": 0.0}
+    trimmed = quick(trim=0.15, **settings).fit(rows)
+    naive = quick(**settings).fit(rows)
+    assert trimmed.n_trimmed_ == 75
+    assert naive.n_trimmed_ == 0
+
+    def gap(detector):
+        """Nats between a fresh row at the lowest percent and the cluster's best."""
+        usual = np.quantile(detector.score_samples(fresh), 0.01)
+        return usual - detector.score_samples(cluster).max()
+
+    assert gap(trimmed) > 5
+    assert gap(trimmed) > gap(naive) + 5
+
+
+# ------------------------------------------------------------------- awkward data
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(normal(20, 30), id="more columns than rows"),
+        pytest.param(np.c_[normal(40, 2), np.full(40, 7.1)], id="constant column"),
+        pytest.param(np.full((40, 2), 0.1), id="all constant"),
+        pytest.param(np.repeat(normal(10, 2), 5, axis=0), id="duplicated rows"),
+        pytest.param(np.random.RandomState(0).poisson(1, (60, 3)), id="ties"),
+        pytest.param(normal(2, 2), id="two rows"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*calibration rows are too few")
+def test_awkward_data(rows):
+    detector = quick(max_iter=5).fit(rows)
+    assert np.isfinite(detector.decision_function(rows)).all()
+    assert np.isfinite(detector.explain(rows[:2])).all()
+    assert detector.predict(rows[:1] + 1e6) == -1
+
+
+def test_a_row_beyond_all_numbers_is_an_outlier(detector):
+    row = [[1e200, 0.0]]
+    assert detector.predict(row) == -1
+    assert detector.p_values(row)[0] == pytest.approx(1 / 121)
+    assert not np.isnan(detector.explain(row)).any()

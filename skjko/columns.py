@@ -11,10 +11,13 @@ _MAX_ROWS = 4000
 # Below this number of rows a tail cannot be told from an outlier.
 _MIN_ROWS = 100
 # A column is mapped if that gains this much in held-out likelihood, in nats, and this
-# many standard errors. A flow makes smaller gains itself, and better: a drawing in the
-# plane, where the map of a column gained 0.12, was learned worse by 0.03 behind it.
-_LEAST_GAIN = 0.15
+# many standard errors.
+_LEAST_GAIN = 0.02
 _STANDARD_ERRORS = 2.0
+# ... and if one column of the table gains this much. A flow makes smaller gains itself,
+# and better: a drawing in the plane, where the map of a column gained 0.12, was learned
+# worse by 0.03 behind it.
+_WORTHWHILE_GAIN = 0.15
 # The gain of one row is cut off here, in nats: in heavy tails a few rows would make up
 # most of the gain, and more of its standard error.
 _LARGEST_GAIN = 5.0
@@ -145,9 +148,9 @@ def choose_marginal_map(X, weight, gaussian_of):
     """Return the map of the columns that it helps on held-out rows, or None.
 
     Two halves of the rows score each other. A column is mapped if that gains in the
-    likelihood of a Gaussian of its own, and any are if together they gain in the
-    likelihood of the Gaussian of all columns: relations that are linear stay linear
-    where that is worth more.
+    likelihood of a Gaussian of its own, in one of them at least by much; and any are if
+    together they gain in the likelihood of the Gaussian of all columns: relations that
+    are linear stay linear where that is worth more.
 
     Parameters
     ----------
@@ -165,15 +168,16 @@ def choose_marginal_map(X, weight, gaussian_of):
         return None
     some = np.linspace(0, len(X) - 1, min(len(X), _MAX_ROWS)).astype(int)
     X, weight = X[some], weight[some]
-    helped = [j for j in range(X.shape[1]) if _helps(X[:, j], weight)]
-    if helped:
+    gained = np.array([_gain(x, weight) for x in X.T])
+    helped = np.flatnonzero(gained > 0) if gained.max() > _WORTHWHILE_GAIN else []
+    if len(helped):
         # Columns without a density, such as copies and sums of others, stay as they
         # are: bent, a flat direction is a thin curved one, which no flow can learn.
         parts = gaussian_of(X, weight).parts
         flat = parts["vectors"][:, X.shape[1] - parts["n_flat"] :]
         in_flat = (np.abs(flat) > _FLAT_SHARE).any(axis=1)
         helped = [j for j in helped if not in_flat[j]]
-    if not helped:
+    if not len(helped):
         return None
     first = np.arange(len(X)) % 2 == 0
     gains = np.empty(len(X))
@@ -187,29 +191,30 @@ def choose_marginal_map(X, weight, gaussian_of):
     return _fit(X, weight, helped)
 
 
-def _helps(x, weight):
-    """Whether the map of one column pays on held-out rows."""
+def _gain(x, weight):
+    """Return what the map of one column gains on held-out rows; 0 if that is noise."""
     quarter = slice(None, None, 4)
     sample, share = x[quarter], weight[quarter]
     # Most columns end here, for the price of one fit to few rows: what is not gained on
     # the rows fitted will not be gained on others.
     fitted = _fit_one(sample, share)
     if fitted is None:
-        return False
+        return 0.0
     gain = _score(sample, share, fitted, sample) - _score(sample, share, None, sample)
     if np.average(gain, weights=share) < _LEAST_GAIN:
-        return False
+        return 0.0
     first = np.arange(len(x)) % 2 == 0
     gains = np.empty(len(x))
     for a, b in ((first, ~first), (~first, first)):
         fitted = _fit_one(x[a], weight[a])
         if fitted is None:
-            return False
+            return 0.0
         gains[b] = _score(x[a], weight[a], fitted, x[b]) - _score(
             x[a], weight[a], None, x[b]
         )
     gains = np.clip(gains, -_LARGEST_GAIN, _LARGEST_GAIN)
-    return _pays(gains, weight, _LEAST_GAIN, _STANDARD_ERRORS)
+    pays = _pays(gains, weight, _LEAST_GAIN, _STANDARD_ERRORS)
+    return np.average(gains, weights=weight) if pays else 0.0
 
 
 def _pays(gains, weight, least, errors):

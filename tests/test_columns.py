@@ -11,7 +11,7 @@ from scipy.stats import beta, johnsonsu, lognorm, norm
 
 from skjko import JKOFlowDensity
 from skjko.columns import Bounds, MarginalMap, choose_marginal_map
-from skjko.datasets import moons
+from skjko.datasets import fractal_tree, moons
 from skjko.lattice import Lattice
 from skjko.preprocessing import GaussianWhitening
 
@@ -158,9 +158,11 @@ def test_marginal_map_finds_its_own_distribution():
         pytest.param(normal(4000, 5), id="normal"),
         pytest.param(np.random.RandomState(0).uniform(size=(4000, 5)), id="uniform"),
         pytest.param(moons().sample(4000, random_state=0), id="moons"),
+        pytest.param(fractal_tree().sample(4000, random_state=0), id="fractal tree"),
         pytest.param(np.sinh(2 * normal(50, 3)), id="few rows"),
         pytest.param(np.full((200, 2), 3.0), id="constant"),
         pytest.param(np.tile(np.sinh(2 * normal(300)), 2) * [1, -3], id="a copy"),
+        pytest.param(np.sinh(2 * normal(300, 400)), id="fewer rows than columns"),
     ],
 )
 def test_no_marginal_map_where_it_does_not_help(X):

@@ -14,10 +14,10 @@ _MIN_ROWS = 100
 # many standard errors.
 _LEAST_GAIN = 0.02
 _STANDARD_ERRORS = 2.0
-# ... and if one column of the table gains this much. A flow makes smaller gains itself,
-# and better: a drawing in the plane, where the map of a column gained 0.12, was learned
-# worse by 0.03 behind it.
-_WORTHWHILE_GAIN = 0.15
+# ... and if the columns of the table gain this much together. A flow makes smaller
+# gains itself, and better: a drawing in the plane, where the map of a column gained
+# 0.12, was learned worse by 0.03 behind it.
+_WORTHWHILE_GAIN = 0.2
 # The gain of one row is cut off here, in nats: in heavy tails a few rows would make up
 # most of the gain, and more of its standard error.
 _LARGEST_GAIN = 5.0
@@ -148,7 +148,7 @@ def choose_marginal_map(X, weight, gaussian_of):
     """Return the map of the columns that it helps on held-out rows, or None.
 
     Two halves of the rows score each other. A column is mapped if that gains in the
-    likelihood of a Gaussian of its own, in one of them at least by much; and any are if
+    likelihood of a Gaussian of its own, and any are if together that is much, and if
     together they gain in the likelihood of the Gaussian of all columns: relations that
     are linear stay linear where that is worth more.
 
@@ -169,7 +169,7 @@ def choose_marginal_map(X, weight, gaussian_of):
     some = np.linspace(0, len(X) - 1, min(len(X), _MAX_ROWS)).astype(int)
     X, weight = X[some], weight[some]
     gained = np.array([_gain(x, weight) for x in X.T])
-    helped = np.flatnonzero(gained > 0) if gained.max() > _WORTHWHILE_GAIN else []
+    helped = np.flatnonzero(gained > 0) if gained.sum() > _WORTHWHILE_GAIN else []
     if len(helped):
         # Columns without a density, such as copies and sums of others, stay as they
         # are: bent, a flat direction is a thin curved one, which no flow can learn.

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -32,8 +33,11 @@ from skjko.flow.flow import Flow
 from skjko.flow.pace import Deadline
 from skjko.flow.training import Options
 from skjko.model import Model
+from skjko.preprocessing import Preprocessing
 from skjko.splitting import CROSS_VALIDATION_ROWS
 from skjko.summary import summarize
+from skjko.support import Support
+from skjko.table import Table, check_table, missing_message
 
 # Of a time limit. The rest is for what comes after, mostly the choice of scoring grids.
 _TRAINING_SHARE = 0.85
@@ -47,6 +51,9 @@ _FIXED = (
     "time_dependent",
     "early_stopping",
     "validation_fraction",
+    "bounds",
+    "discrete",
+    "marginal_map",
 )
 
 
@@ -163,9 +170,26 @@ class JKOFlowDensity(
         lost: 3-fold cross-validation decides, and all rows train the flow. Not used
         when `X_val` is given to `fit`.
 
+    bounds : array-like of pairs, dict or None, default=None
+        For every column a pair (lower, upper), with None for no bound, or None for
+        neither; a dict has them for some columns, by name or number. Density and
+        samples are inside of the bounds, by a logarithm or logit whose derivative is
+        part of the score. Only the values of discrete columns can reach them.
+
+    discrete : "auto", array-like of float, dict or None, default="auto"
+        For every column the distance between its values, 0 or None if it is continuous;
+        a dict has it for some columns, by name or number. None is for no column. "auto"
+        finds columns whose values are evenly spaced and come at least twice on average,
+        and those of an integer or boolean type with at most 1000 steps between their
+        ends. See the user guide.
+
+    marginal_map : {"auto"} or None, default="auto"
+        Whether block 0 may draw in skew and heavy tails by an asinh, in columns where
+        that pays on held-out halves of the training rows.
+
     random_state : int, RandomState instance or None, default=None
-        Starting weights, minibatches and the validation split. Pass an int for a
-        reproducible model.
+        Starting weights, minibatches, the validation split, and where in their cells
+        training sees discrete values. Pass an int for a reproducible model.
 
     warm_start : bool, default=False
         Whether `fit` continues the fit before it, on the same rows, with larger
@@ -220,7 +244,14 @@ class JKOFlowDensity(
         three times as wide as the data.
 
     gaussian_ : GaussianWhitening
-        Block 0.
+        Block 0, behind its maps of single columns.
+
+    marginal_map_ : MarginalMap or None
+        The columns that are drawn in, and how; None if none is.
+
+    support_ : Support
+        The `lattice` of discrete columns (`step` is 0 in continuous ones and infinite
+        in those with one value), and `lower` and `upper` bounds.
 
     flow_ : Flow
         The flow blocks, in float64 on the CPU.
@@ -294,6 +325,9 @@ class JKOFlowDensity(
         "time_limit": [None, Interval(Real, 0, None, closed="neither")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "bounds": [None, "array-like", dict],
+        "discrete": [None, StrOptions({"auto"}), "array-like", dict],
+        "marginal_map": [None, StrOptions({"auto"})],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
@@ -326,6 +360,9 @@ class JKOFlowDensity(
         time_limit=None,
         early_stopping=True,
         validation_fraction=0.1,
+        bounds=None,
+        discrete="auto",
+        marginal_map="auto",
         random_state=None,
         warm_start=False,
         verbose=False,
@@ -354,6 +391,9 @@ class JKOFlowDensity(
         self.time_limit = time_limit
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
+        self.bounds = bounds
+        self.discrete = discrete
+        self.marginal_map = marginal_map
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
@@ -387,20 +427,26 @@ class JKOFlowDensity(
         Raises
         ------
         ValueError
-            If the data hold NaN, infinity, strings or fewer than two rows of positive
-            weight, or a parameter is out of its range.
+            If the data hold NaN, infinity, strings, values outside of the bounds or
+            fewer than two rows of positive weight, or a parameter is out of its range.
         """
-        from_pandas = hasattr(X, "iloc")
+        frame = X
         earlier = self._earlier_fit()
         limit = math.inf if self.time_limit is None else self.time_limit
         deadline = Deadline(_TRAINING_SHARE * limit)
         X, weight, X_val = self._validated_for_fit(X, sample_weight, X_val, earlier)
+        table = Table.of(frame)
+        owner = type(self).__name__
+        support = Support.learn(X, table, self.bounds, self.discrete, owner)
+        support.check(X, table)
+        if X_val is not None:
+            support.check(X_val, table, "X_val")
         rng = check_random_state(self.random_state)
-        work = self._work(len(X), earlier, deadline)
+        work = self._work(len(X), earlier, deadline, support)
         fitted, rows = fitting.train(X, weight, X_val, work, rng, earlier)
         self._record(fitted)
         self._n_features_out = X.shape[1]
-        self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
+        self._table = table
         for trouble in fitted.troubles:
             warnings.warn(trouble, ConvergenceWarning, stacklevel=2)
         self._choose_grids(rows, X, fitted.split_seed)
@@ -412,7 +458,8 @@ class JKOFlowDensity(
             return None
         for name in _FIXED:
             before, now = self._fitted_with[name], getattr(self, name)
-            if not np.array_equal(before, now):
+            nested = isinstance(before, (list, tuple, dict)) and before == now
+            if not (nested or np.array_equal(before, now)):
                 raise ValueError(
                     f"The {name!r} parameter of {type(self).__name__} cannot change "
                     f"between fits with warm_start=True: it was {before!r}. Got "
@@ -432,13 +479,15 @@ class JKOFlowDensity(
                 f"before it with larger {', '.join(_GROWING)}.",
                 stacklevel=3,
             )
-        return replace(self._fitted, gaussian=self.gaussian_, blocks=self.flow_.blocks)
+        return replace(
+            self._fitted,
+            preprocessing=self._preprocessing,
+            blocks=self.flow_.blocks,
+        )
 
     def _validated_for_fit(self, X, sample_weight, X_val, earlier):
         """Checked arrays, without the rows of weight zero."""
-        X = validate_data(
-            self, X, dtype=np.float64, ensure_min_samples=2, reset=earlier is None
-        )
+        X = self._checked(X, ensure_min_samples=2, reset=earlier is None)
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
@@ -456,7 +505,7 @@ class JKOFlowDensity(
                     f"X_val is of no use to {type(self).__name__} with "
                     "early_stopping=False. Leave it out, or set early_stopping=True."
                 )
-            X_val = validate_data(self, X_val, dtype=np.float64, reset=False)
+            X_val = self._checked(X_val)
         return X, weight, X_val
 
     def _new_field_factory(self):
@@ -491,7 +540,7 @@ class JKOFlowDensity(
 
         return new_field
 
-    def _work(self, n_samples, earlier, deadline):
+    def _work(self, n_samples, earlier, deadline, support):
         """All that training needs to know of the parameters."""
         step_sizes = schedule.plan(
             self.step_size,
@@ -541,13 +590,17 @@ class JKOFlowDensity(
             devices.resolve(self.device),
             self._report,
             deadline,
+            partial(Preprocessing, support, self.marginal_map is not None),
         )
 
     def _record(self, fitted):
         rounds = [r for r in fitted.rounds if r.accepted]
         records = rounds[-1].records if rounds else []
         trained = [record for r in rounds for record in r.records[r.n_kept :]]
-        self.gaussian_ = fitted.gaussian
+        self._preprocessing = fitted.preprocessing
+        self.support_ = fitted.preprocessing.support
+        self.marginal_map_ = fitted.preprocessing.marginal_
+        self.gaussian_ = fitted.preprocessing.gaussian_
         self.n_blocks_ = len(records)
         self.step_sizes_ = np.array([r.step_size for r in records])
         self.movements_ = np.array([r.movement for r in records])
@@ -571,12 +624,12 @@ class JKOFlowDensity(
         flow = Flow(n_active, copy.deepcopy(fitted.blocks))
         self.flow_ = flow.to(torch.float64).requires_grad_(False)
         # The weights are in flow_: they need not be kept twice.
-        self._fitted = replace(fitted, gaussian=None, blocks=[], troubles=[])
+        self._fitted = replace(fitted, preprocessing=None, blocks=[], troubles=[])
         self._fitted_with = self.get_params(deep=False)
 
     def _choose_grids(self, rows, X, seed):
         """Choose the scoring grids; warn of blocks that none will do for."""
-        gaps = fitting.choose_grids(self.flow_, self.gaussian_, rows, X, seed)
+        gaps = fitting.choose_grids(self.flow_, self._preprocessing, rows, X, seed)
         self.n_ode_steps_ = np.array([b.n_ode_steps for b in self.flow_.blocks], int)
         self.solver_gaps_ = np.array(gaps).reshape(-1, 2)
         wide = [
@@ -610,11 +663,28 @@ class JKOFlowDensity(
 
     @property
     def _model(self):
-        return Model(self.gaussian_, self.flow_, devices.for_scoring(self.device))
+        return Model(self._preprocessing, self.flow_, devices.for_scoring(self.device))
 
     def _validated(self, X):
         check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        return self._checked(X)
+
+    def _validated_inside(self, X):
+        X = self._validated(X)
+        self.support_.check(X, self._table)
+        return X
+
+    def _checked(self, X, reset=False, **kwargs):
+        """Check rows as scikit-learn does, and say more of what is missing."""
+        owner = type(self).__name__
+        check_table(X, owner)
+        try:
+            return validate_data(self, X, dtype=np.float64, reset=reset, **kwargs)
+        except ValueError as error:
+            message = missing_message(X, owner) if "NaN" in str(error) else None
+            if message is None:
+                raise
+            raise ValueError(message) from None
 
     def score_samples(self, X):
         """Compute the log-density of every row.
@@ -627,7 +697,9 @@ class JKOFlowDensity(
         Returns
         -------
         log_density : ndarray of shape (n_samples,)
-            Log-density in nats, per unit of the data handed in, as float64.
+            Log-density in nats, per unit of the data handed in, as float64. It is -inf
+            outside of the bounds, and in discrete columns the average over a cell: with
+            the logarithm of all their steps it is a log-probability in them.
         """
         X = self._validated(X)
         return self._model.log_density(X)
@@ -666,9 +738,10 @@ class JKOFlowDensity(
         Returns
         -------
         Z : ndarray of shape (n_samples, n_features)
-            Latent positions; standard normal where the model fits.
+            Latent positions; standard normal where the model fits. Discrete values
+            are at the centre of their cells.
         """
-        X = self._validated(X)
+        X = self._validated_inside(X)
         return self._model.transform(X)
 
     def trajectory(self, X, n_between=0):
@@ -688,7 +761,7 @@ class JKOFlowDensity(
             `n_positions` is `1 + n_blocks_ * (n_between + 1)`. With none in between
             the last are those of `transform`.
         """
-        X = self._validated(X)
+        X = self._validated_inside(X)
         self._check_count(n_between, "n_between", "trajectory", least=0)
         return self._model.trajectory(X, int(n_between))
 
@@ -828,19 +901,17 @@ class JKOFlowDensity(
         Returns
         -------
         X : ndarray of shape (n_samples, n_features), or DataFrame
-            Rows in the units of the data fitted; a pandas DataFrame with the columns'
-            names if the model was fitted on one.
+            Rows in the units of the data fitted, and in its form: a pandas or polars
+            DataFrame with its names if the model was fitted on one, the columns' types,
+            discrete values on their lattice, all within the bounds.
         """
         check_is_fitted(self)
         self._check_count(n_samples, "n_samples", "sample", least=1)
         rng = check_random_state(random_state)
         Z = rng.standard_normal((n_samples, self.n_features_in_))
         X = self._model.inverse_transform(Z)
-        if not self._returns_frame:
-            return X
-        import pandas as pd
-
-        return pd.DataFrame(X, columns=self.feature_names_in_)
+        support = self.support_
+        return self._table.rebuild(X, support.lattice, support.lower, support.upper)
 
     def _check_count(self, value, name, method, least):
         is_int = isinstance(value, Integral) and not isinstance(value, bool)

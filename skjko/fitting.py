@@ -17,7 +17,7 @@ from skjko.flow.flow import Block
 from skjko.flow.pace import Deadline
 from skjko.flow.training import Options, Rows
 from skjko.model import normal_logpdf
-from skjko.preprocessing import GaussianWhitening
+from skjko.preprocessing import Preprocessing
 from skjko.splitting import GAUSSIAN_ROWS, held_out_splits
 
 # Rows of each of the sets of points on which the scoring grids are chosen.
@@ -45,6 +45,8 @@ class Work:
     on_event : callable
     deadline : Deadline
         When the training has to be done.
+    new_preprocessing : callable
+        Returns a fresh `Preprocessing`.
     """
 
     step_sizes: tuple[float, ...]
@@ -57,6 +59,7 @@ class Work:
     device: torch.device
     on_event: Callable
     deadline: Deadline
+    new_preprocessing: Callable
 
     def crew(self, folds, rng, flows=None, rounds=(), share=1.0):
         """Return a crew with some blocks to start from, here in training precision.
@@ -94,7 +97,7 @@ class Fitted:
 
     Attributes
     ----------
-    gaussian : GaussianWhitening
+    preprocessing : Preprocessing
         Block 0.
     blocks : list of Block
         On the CPU.
@@ -111,7 +114,7 @@ class Fitted:
         What the user should know of the training.
     """
 
-    gaussian: GaussianWhitening
+    preprocessing: Preprocessing
     blocks: list[Block]
     data: str
     split_seed: int
@@ -156,8 +159,13 @@ def train(X, weight, X_val, work, rng, earlier=None):
         )
     rounds = [] if earlier is None else earlier.rounds
     seed = rng.randint(2**31 - 1) if earlier is None else earlier.split_seed
+    # Discrete values are spread once, the same way whenever training goes on.
+    noise = np.random.RandomState([seed, 1])
+    lattice = work.new_preprocessing().support.lattice
+    X = lattice.spread(X, noise)
+    X_val = None if X_val is None else lattice.spread(X_val, noise)
     if not (work.step_sizes or rounds) or len(X) <= GAUSSIAN_ROWS:
-        return Fitted(GaussianWhitening().fit(X, weight), [], data, seed), X
+        return Fitted(work.new_preprocessing().fit(X, weight), [], data, seed), X
     splits = []
     if work.validation_fraction is not None:
         splits = held_out_splits(
@@ -165,20 +173,20 @@ def train(X, weight, X_val, work, rng, earlier=None):
         )
     if len(splits) == 1:
         train_set, held_out = splits[0]
-        gaussian = GaussianWhitening().fit(*train_set)
-        folds = [_fold(gaussian, train_set, held_out, work.device)]
+        preprocessing = work.new_preprocessing().fit(*train_set)
+        folds = [_fold(preprocessing, train_set, held_out, work.device)]
         crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
         work.do(crew)
-        return _fitted(gaussian, crew, data, seed, crew.base_nll), held_out[0]
+        return _fitted(preprocessing, crew, data, seed, crew.base_nll), held_out[0]
 
-    gaussian = GaussianWhitening().fit(X, weight)
-    folds = [_fold(gaussian, (X, weight), None, work.device)]
+    preprocessing = work.new_preprocessing().fit(X, weight)
+    folds = [_fold(preprocessing, (X, weight), None, work.device)]
     crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
     if not splits:
         work.do(crew)
-        return _fitted(gaussian, crew, data, seed), X
+        return _fitted(preprocessing, crew, data, seed), X
     deciding = work.crew(
-        [_fold(GaussianWhitening().fit(*a), a, b, work.device) for a, b in splits],
+        [_fold(work.new_preprocessing().fit(*a), a, b, work.device) for a, b in splits],
         rng,
         earlier and earlier.fold_flows,
         rounds,
@@ -186,7 +194,7 @@ def train(X, weight, X_val, work, rng, earlier=None):
     )
     work.do(deciding)
     crew.follow(deciding.rounds[len(rounds) :])
-    fitted = _fitted(gaussian, crew, data, seed, deciding.base_nll)
+    fitted = _fitted(preprocessing, crew, data, seed, deciding.base_nll)
     fitted.fold_flows = [
         _moved(flow[: len(fitted.blocks)], "cpu", torch.float32)
         for flow in deciding.flows
@@ -195,16 +203,17 @@ def train(X, weight, X_val, work, rng, earlier=None):
     return fitted, np.concatenate([held_out[0] for _, held_out in splits])
 
 
-def choose_grids(flow, gaussian, rows, X, seed):
+def choose_grids(flow, preprocessing, rows, X, seed):
     """Choose the scoring grids on four sets of points; return the gaps that are left.
 
     Held-out rows, the farthest training rows, own samples, and a box three times as
-    wide as the data.
+    wide as the data, where single columns are mapped: it has no end at a bound there.
     """
     draw = np.random.RandomState(seed)
     if len(rows) > N_PROBES:
         rows = rows[draw.choice(len(rows), N_PROBES, replace=False)]
-    low, high = X.min(axis=0), X.max(axis=0)
+    Y, _ = preprocessing.map_columns(X)
+    low, high = Y.min(axis=0), Y.max(axis=0)
     centre, half = low + (high - low) / 2, (high - low) / 2
     box = centre + 3 * half * draw.uniform(-1, 1, (N_PROBES, X.shape[1]))
     base = draw.standard_normal((N_PROBES, flow.n_features))
@@ -212,9 +221,14 @@ def choose_grids(flow, gaussian, rows, X, seed):
     for block in flow.blocks:
         block.n_ode_steps = 4
     own = flow.inverse(torch.as_tensor(base))
-    Z = _active(gaussian, X)
+    Z = _active(preprocessing, X)
     farthest = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices
-    probes = [_active(gaussian, rows), Z[farthest], own, _active(gaussian, box)]
+    probes = [
+        _active(preprocessing, rows),
+        Z[farthest],
+        own,
+        _active(preprocessing.gaussian_, box),
+    ]
     return accuracy.choose_grids(flow, probes)
 
 
@@ -227,23 +241,23 @@ def _fingerprint(*arrays):
     return digest.hexdigest()
 
 
-def _active(gaussian, X):
+def _active(preprocessing, X):
     """Return the whitened columns of X that a flow moves."""
-    Z, _ = gaussian.forward(X)
-    return torch.as_tensor(Z[:, : Z.shape[1] - gaussian.n_flat_].copy())
+    Z, _ = preprocessing.forward(X)
+    return torch.as_tensor(Z[:, : Z.shape[1] - preprocessing.n_flat_].copy())
 
 
-def _fold(gaussian, train_set, held_out, device):
+def _fold(preprocessing, train_set, held_out, device):
     """Whiten rows and weights; `held_out` may be None."""
     to = partial(torch.as_tensor, dtype=torch.float32, device=device)
 
     def rows(X, weight):
-        return Rows(to(_active(gaussian, X)), to(weight / weight.mean()))
+        return Rows(to(_active(preprocessing, X)), to(weight / weight.mean()))
 
     if held_out is None:
         return scheme.Fold(rows(*train_set))
-    Z, log_det = gaussian.forward(held_out[0])
-    flat = Z[:, Z.shape[1] - gaussian.n_flat_ :]
+    Z, log_det = preprocessing.forward(held_out[0])
+    flat = Z[:, Z.shape[1] - preprocessing.n_flat_ :]
     return scheme.Fold(
         rows(*train_set), rows(*held_out), to(log_det + normal_logpdf(flat))
     )
@@ -254,10 +268,16 @@ def _moved(blocks, device, dtype):
     return [copy.deepcopy(block).to(device).to(dtype) for block in blocks]
 
 
-def _fitted(gaussian, crew, data, seed, base_nll=None):
+def _fitted(preprocessing, crew, data, seed, base_nll=None):
     blocks = _moved(crew.flows[0], "cpu", torch.float32)
     return Fitted(
-        gaussian, blocks, data, seed, crew.rounds, base_nll, troubles=_troubles(crew)
+        preprocessing,
+        blocks,
+        data,
+        seed,
+        crew.rounds,
+        base_nll,
+        troubles=_troubles(crew),
     )
 
 

@@ -24,7 +24,7 @@ class Model:
 
     Parameters
     ----------
-    gaussian : GaussianWhitening
+    preprocessing : Preprocessing
         Block 0. Its flat directions, the last ones, pass by the flow.
     flow : Flow
         In float64 on the CPU.
@@ -32,8 +32,8 @@ class Model:
         Where to compute.
     """
 
-    def __init__(self, gaussian, flow, device="cpu"):
-        self.gaussian = gaussian
+    def __init__(self, preprocessing, flow, device="cpu"):
+        self.preprocessing = preprocessing
         self.device = torch.device(device)
         # A copy elsewhere: the fitted flow stays on the CPU, unchanged.
         self.flow = (
@@ -42,18 +42,32 @@ class Model:
 
     def whiten(self, X):
         """Columns that the flow moves, flat ones, and log|det| of every row."""
-        Z, log_det = self.gaussian.forward(X)
+        Z, log_det = self.preprocessing.forward(X)
         n_active = self.flow.n_features
         return torch.as_tensor(Z[:, :n_active].copy()), Z[:, n_active:], log_det
 
     def log_density(self, X):
-        """Log-density of every row in nats and units of the data."""
+        """Log-density of every row in nats and units of the data.
+
+        In discrete columns it is averaged over the cell around the row.
+        """
+        return self.preprocessing.support.lattice.average(self._log_density, X)
+
+    def _log_density(self, X):
         z, flat, log_det = self.whiten(X)
         (log_prob,) = self._in_chunks(lambda x: (self.flow.log_prob(x),), z)
         return _finite_or_zero(z, log_prob + log_det + normal_logpdf(flat))
 
     def staged_log_density(self, X):
         """Yield the log-density if the flow ended after block 0, 1, ..., K."""
+        lattice = self.preprocessing.support.lattice
+        if len(lattice.columns):
+            # Averages are taken part by part, so all stages have to be there at once.
+            yield from lattice.average(lambda x: np.stack(list(self._stages(x))), X)
+        else:
+            yield from self._stages(X)
+
+    def _stages(self, X):
         z, flat, log_det = self.whiten(X)
         log_det = log_det + normal_logpdf(flat)
         x = z
@@ -83,7 +97,7 @@ class Model:
         n_active = self.flow.n_features
         z = torch.as_tensor(Z[:, :n_active].copy())
         (moved,) = self._in_chunks(lambda x: (self.flow.inverse(x),), z)
-        return self.gaussian.inverse(np.hstack([moved, Z[:, n_active:]]))
+        return self.preprocessing.inverse(np.hstack([moved, Z[:, n_active:]]))
 
     def _in_chunks(self, function, x):
         """Apply a function of rows on the device; its tensors come back as arrays."""

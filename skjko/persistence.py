@@ -19,10 +19,14 @@ import numpy as np
 import torch
 
 from skjko import container
+from skjko.columns import MarginalMap
 from skjko.fitting import Fitted
 from skjko.flow import description, devices, scheme
 from skjko.flow.description import checked, is_count, is_flag, is_number
-from skjko.preprocessing import GaussianWhitening
+from skjko.lattice import Lattice
+from skjko.preprocessing import GaussianWhitening, Preprocessing
+from skjko.support import Support
+from skjko.table import KNOWN, Table
 
 FORMAT_VERSION = 1
 
@@ -164,10 +168,16 @@ def _dismantle(density, arrays):
         ],
         "n_features_in": int(density.n_features_in_),
         "feature_names_in": None if names is None else [str(name) for name in names],
-        "returns_frame": bool(density._returns_frame),
+        "table": {
+            "container": density._table.container,
+            "names": density._table.names and [str(n) for n in density._table.names],
+            "dtypes": list(density._table.dtypes),
+        },
         "transform_output": output.get("transform"),
         "data": fitted.data,
         "split_seed": int(fitted.split_seed),
+        "with_marginal": bool(density._preprocessing.with_marginal),
+        "has_marginal": _put_columns(density._preprocessing, arrays),
         "gaussian": _put_gaussian(density.gaussian_, arrays),
         "flow": _put_blocks(density.flow_.blocks, "flow", arrays),
         "fold_flows": [
@@ -192,10 +202,12 @@ def _assemble(cls, model, shelf):
         random_states=_is_list,
         n_features_in=lambda value: is_count(value, 1),
         feature_names_in=lambda value: value is None or _is_list(value),
-        returns_frame=is_flag,
+        table=_is_dict,
         transform_output=lambda v: v in (None, "default", "pandas", "polars"),
         data=_is_str,
         split_seed=lambda value: is_count(value) and value < 2**31,
+        with_marginal=is_flag,
+        has_marginal=is_flag,
         gaussian=_is_dict,
         flow=_is_list,
         fold_flows=_is_list,
@@ -214,19 +226,21 @@ def _assemble(cls, model, shelf):
         if len(names) != d or not all(map(_is_str, names)):
             raise ValueError(f"the names of the features are not {d} strings")
         density.feature_names_in_ = np.array(names, dtype=object)
-    elif model["returns_frame"]:
-        raise ValueError("there are no names for the data frames that it returns")
     if model["transform_output"] is not None:
         density.set_output(transform=model["transform_output"])
     density._n_features_out = d
-    density._returns_frame = model["returns_frame"]
+    density._table = _take_table(model["table"], names, d)
 
-    gaussian = _take_gaussian(model["gaussian"], d, shelf)
+    preprocessing = Preprocessing(_take_support(d, shelf), model["with_marginal"])
+    preprocessing.complete(
+        _take_marginal(d, shelf) if model["has_marginal"] else None,
+        _take_gaussian(model["gaussian"], d, shelf),
+    )
     rounds = [
         _take_round(plain, f"rounds.{i}", shelf)
         for i, plain in enumerate(model["rounds"])
     ]
-    n_active = d - gaussian.n_flat_
+    n_active = d - preprocessing.n_flat_
     blocks = _take_blocks(model["flow"], "flow", n_active, shelf)
     fold_flows = [
         _take_blocks(plain, f"fold_flows.{i}", None, shelf)
@@ -241,7 +255,7 @@ def _assemble(cls, model, shelf):
         raise ValueError("only some of the validation scores are there")
 
     fitted = Fitted(
-        gaussian,
+        preprocessing,
         blocks,
         model["data"],
         model["split_seed"],
@@ -285,13 +299,22 @@ def _plain(value, name, states):
         return bool(value)
     if isinstance(value, Integral):
         return int(value)
-    if isinstance(value, Real) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, Real) and not math.isnan(value):
+        # JSON has no infinity; a bound may be one.
+        return float(value) if math.isfinite(value) else {"infinite": bool(value > 0)}
     if isinstance(value, np.ndarray) and value.ndim:
         value = tuple(value)
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [_plain(item, name, states) for item in value]}
+    if isinstance(value, dict):
+        # Pairs, for a key may be the number of a column.
+        return {
+            "dict": [
+                [_plain(key, name, states), _plain(item, name, states)]
+                for key, item in value.items()
+            ]
+        }
     if isinstance(value, np.random.RandomState):
         # One that is shared stays shared.
         known = [i for i, state in enumerate(states) if state is value]
@@ -310,9 +333,27 @@ def _value(plain, name, states):
         if kind in ("list", "tuple") and _is_list(content):
             items = [_value(item, name, states) for item in content]
             return items if kind == "list" else tuple(items)
+        if kind == "infinite" and is_flag(content):
+            return math.inf if content else -math.inf
+        if kind == "dict" and _is_list(content):
+            return _dict_value(content, name, states)
         if kind == "random_state" and is_count(content) and content < len(states):
             return states[content]
     raise ValueError(f"the value of the parameter {name!r} cannot be read")
+
+
+def _dict_value(pairs, name, states):
+    result = {}
+    for pair in pairs:
+        if not (
+            _is_list(pair)
+            and len(pair) == 2
+            and isinstance(pair[0], (str, int))
+            and pair[0] not in result
+        ):
+            raise ValueError(f"the value of the parameter {name!r} cannot be read")
+        result[pair[0]] = _value(pair[1], name, states)
+    return result
 
 
 def _new(cls, plain, states):
@@ -359,6 +400,64 @@ def _take_random_state(plain, prefix, shelf):
 
 
 # ------------------------------------------------------------------- what was fitted
+
+
+def _take_table(plain, names, d):
+    checked(
+        plain,
+        "table",
+        container=lambda value: _is_str(value) and value in KNOWN,
+        names=lambda value: value is None or _is_list(value),
+        dtypes=_is_list,
+    )
+    container, dtypes = plain["container"], plain["dtypes"]
+    if len(dtypes) != d or not all(
+        _is_str(dtype) and dtype in KNOWN[container] for dtype in dtypes
+    ):
+        raise ValueError(f"the types of the columns are not {d} of {container}'s")
+    # Names are those of the features: a table is told from an array by having them.
+    if plain["names"] != (None if container == "numpy" else names):
+        raise ValueError("the names of the table are not those of the features")
+    if container != "numpy" and names is None:
+        raise ValueError("there are no names for the data frames that it returns")
+    return Table(container, plain["names"], dtypes)
+
+
+def _put_columns(preprocessing, arrays):
+    """Put support and marginal map into the arrays; return whether there is the map."""
+    support, marginal = preprocessing.support, preprocessing.marginal_
+    arrays["support.start"] = support.lattice.start
+    arrays["support.step"] = support.lattice.step
+    arrays["support.lower"] = support.lower
+    arrays["support.upper"] = support.upper
+    if marginal is not None:
+        arrays["marginal.columns"] = marginal.columns.astype(np.int64)
+        arrays["marginal.centre"] = marginal.centre
+        arrays["marginal.width"] = marginal.width
+    return marginal is not None
+
+
+def _take_support(d, shelf):
+    start = shelf.take_float64("support.start", (d,))
+    step = shelf.take_float64("support.step", (d,), finite=False, least=0)
+    lower = shelf.take_float64("support.lower", (d,), finite=False)
+    upper = shelf.take_float64("support.upper", (d,), finite=False)
+    lattice = Lattice(start, step)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cells = lattice.widened(lower, upper)
+    if not ((lower < upper).all() and (cells[0] < cells[1]).all()):
+        raise ValueError("the lower bounds are not below the upper ones")
+    return Support(lattice, lower, upper)
+
+
+def _take_marginal(d, shelf):
+    columns = shelf.take("marginal.columns", (None,), "i", least=0)
+    size = (len(columns),)
+    centre = shelf.take_float64("marginal.centre", size)
+    width = shelf.take_float64("marginal.width", size, least=0)
+    if not ((np.diff(columns) > 0).all() and (columns < d).all() and (width > 0).all()):
+        raise ValueError("the marginal map is not one of the columns")
+    return MarginalMap(columns.astype(int), centre, width)
 
 
 def _put_gaussian(gaussian, arrays):

@@ -5,9 +5,15 @@
 import numpy as np
 from sklearn.covariance import ledoit_wolf_shrinkage
 
+from skjko.columns import choose_marginal_map
+
 # A column whose spread is below this share of its magnitude is constant: the digits
 # that would tell its values apart are rounding errors.
 _CONSTANT_TOL = 1e-10
+
+# Standard deviation of a constant column, as a share of its magnitude (of 1 if that is
+# zero): rounding errors are far below it, and any other value stands out.
+_CONSTANT_SCALE = 1e-5
 
 # Principal directions of the correlation matrix with less than this share of the mean
 # variance are flat: no density exists along them, so no flow is trained on them, and
@@ -56,7 +62,7 @@ class GaussianWhitening:
         spread = safe_peak * np.sqrt(share @ (centered / safe_peak) ** 2)
         constant = (peak == 0) | (spread <= _CONSTANT_TOL * magnitude)
         self.scale_ = np.where(
-            constant, np.where(magnitude > 0, 1e-3 * magnitude, 1e-3), spread
+            constant, _CONSTANT_SCALE * np.where(magnitude > 0, magnitude, 1.0), spread
         )
         Z = np.where(constant, 0.0, centered / self.scale_)
         rows = Z * np.sqrt(share * n)[:, np.newaxis]
@@ -130,3 +136,77 @@ class GaussianWhitening:
     def inverse(self, Z):
         """Map z back to rows in data units."""
         return (Z @ self._inverse) * self.scale_ + self.mean_
+
+
+class Preprocessing:
+    """Block 0 of the flow: maps of single columns, then a Gaussian of all of them.
+
+    Without bounds and helpful marginal maps it is `GaussianWhitening`, to the last bit.
+
+    Parameters
+    ----------
+    support : Support
+        Where values can be.
+    with_marginal : bool, default=False
+        Whether `fit` may choose a marginal map.
+
+    Attributes
+    ----------
+    marginal_ : MarginalMap or None
+        Of the columns, behind the bounds' maps.
+    gaussian_ : GaussianWhitening
+        Of the mapped columns.
+    """
+
+    def __init__(self, support, with_marginal=False):
+        self.support, self.with_marginal = support, with_marginal
+
+    def fit(self, X, sample_weight=None):
+        """Fit to rows inside of the bounds, spread over their cells."""
+        weight = np.ones(len(X)) if sample_weight is None else sample_weight
+        bounds = self.support.bounds
+        Y = X if bounds is None else bounds.forward(X)[0]
+        marginal = None
+        if self.with_marginal:
+            marginal = choose_marginal_map(
+                Y, weight, lambda rows, share: GaussianWhitening().fit(rows, share)
+            )
+        Y = Y if marginal is None else marginal.forward(Y)[0]
+        return self.complete(marginal, GaussianWhitening().fit(Y, weight))
+
+    def complete(self, marginal, gaussian):
+        """Take fitted parts."""
+        self.marginal_, self.gaussian_ = marginal, gaussian
+        self._maps = [m for m in (self.support.bounds, marginal) if m is not None]
+        return self
+
+    @property
+    def n_flat_(self):
+        """Number of flat directions; they are the last columns of z."""
+        return self.gaussian_.n_flat_
+
+    def map_columns(self, X):
+        """Map single columns; return them and log|det| of every row.
+
+        It is -inf for rows outside of the bounds.
+        """
+        log_det = np.zeros(len(X))
+        for one in self._maps:
+            X, increment = one.forward(X)
+            log_det += increment
+        return X, log_det
+
+    def forward(self, X):
+        """Map rows to z; return z and log|det dz/dx| of every row."""
+        if not self._maps:
+            return self.gaussian_.forward(X)
+        Y, log_det = self.map_columns(X)
+        Z, increment = self.gaussian_.forward(Y)
+        return Z, log_det + increment
+
+    def inverse(self, Z):
+        """Map z back to rows in data units."""
+        X = self.gaussian_.inverse(Z)
+        for one in reversed(self._maps):
+            X = one.inverse(X)
+        return X

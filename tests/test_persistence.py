@@ -85,6 +85,21 @@ CASES = {
         {},
     ),
     "only flat columns": (quick(), np.ones((20, 2)), {}),
+    "bounds, a lattice and tails": (
+        quick(bounds={0: (None, 900), 2: (-9, np.inf)}, early_stopping=False),
+        np.c_[np.sinh(2 * normal(150, 2)), normal(150, 1) ** 2, normal(150, 2) > 0],
+        {},
+    ),
+    "steps given": (
+        quick(discrete=[0.5, None], marginal_map=None, bounds=[None, (-9, None)]),
+        np.c_[np.round(2 * X[:100, :1]) / 2, X[:100, 1:]],
+        {},
+    ),
+    "integers": (
+        quick(max_blocks=1, early_stopping=False),
+        np.random.RandomState(0).poisson(2, (100, 2)),
+        {},
+    ),
     "five columns": (quick(early_stopping=False), normal(50, 5), {}),
     "one column": (quick(early_stopping=False), normal(50, 1), {}),
 }
@@ -372,7 +387,9 @@ def test_what_cannot_be_loaded_is_not_saved(fitted, path, damage, message):
 
 
 def test_format_1_is_still_read():
-    """Two refined blocks, cross-validated, on three columns, the last one flat.
+    """Two refined blocks, cross-validated, on three columns.
+
+    The first has a marginal map, the second a bound, and the last one value.
 
     Made, with the numbers below, by tests/data/make_density.py.
     """
@@ -380,17 +397,20 @@ def test_format_1_is_still_read():
     density = JKOFlowDensity.load(GOLDEN)
     rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
     rows = pd.DataFrame(rows, columns=["a", "b", "c"])
-    scores = [5.600085821398366, 7.345116618511616, -30.190305463973484]
+    scores = [10.409857085904163, 11.158836073779739, -306167.6120173522]
     np.testing.assert_allclose(density.score_samples(rows), scores, rtol=1e-9)
     sample = [
-        [1.2520257078325865, 1.2997330632471802, 2.0001222527692057],
-        [1.1570366263866059, 1.6984662555387264, 1.9998779296103364],
+        [4.53586151484391, 1.3694495998313307, 2.0],
+        [4.098148028304075, 1.778968333075242, 2.0],
     ]
     drawn = density.sample(2, random_state=0)
     assert list(drawn.columns) == ["a", "b", "c"]
     np.testing.assert_allclose(drawn, sample, rtol=1e-9)
-    nll = [5.807346343994141, 6.0667195320129395, 6.057188510894775]
-    np.testing.assert_allclose(density.validation_scores_, nll, rtol=1e-12)
+    assert density.marginal_map_.columns.tolist() == [0]
+    assert density.bounds == {"b": (-6, math.inf)}
+    assert (drawn["c"] == 2).all()
+    scores = [9.223882675170898, 9.521162986755371, 9.520551681518555]
+    np.testing.assert_allclose(density.validation_scores_, scores, rtol=1e-12)
     assert [r.round for r in density.history_] == ["grow", "refine"]
     assert density.hidden_layer_sizes == (6, 4)
     assert density.random_state.randint(1000) == 905

@@ -1,0 +1,237 @@
+"""The form of a table: names, types and container, to give samples the same."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import numpy as np
+
+# Types of columns that samples can have, by the names NumPy, pandas and polars use.
+_SIZES = {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}
+_NUMPY = {"bool"} | {f"{kind}{size}" for kind, all_ in _SIZES.items() for size in all_}
+_PANDAS = _NUMPY | {
+    "boolean",
+    *(f"{kind}{size}" for kind in ("Int", "UInt") for size in (8, 16, 32, 64)),
+    *("Float32", "Float64"),
+}
+_POLARS = {
+    "Boolean",
+    *(f"{kind}{size}" for kind in ("Int", "UInt") for size in (8, 16, 32, 64)),
+    *("Float32", "Float64"),
+}
+KNOWN = {"numpy": _NUMPY, "pandas": _PANDAS, "polars": _POLARS}
+# What samples are where a type is none of these.
+_DEFAULT = {"numpy": "float64", "pandas": "float64", "polars": "Float64"}
+_TEXT = "hold categories or text"
+# The most columns that an error names.
+_MOST_NAMED = 5
+
+
+class Table:
+    """What there is to know of a table besides its values.
+
+    Parameters
+    ----------
+    container : {"numpy", "pandas", "polars"}
+        What samples come in.
+    names : list of str or None
+        Of the columns; None for arrays.
+    dtypes : list of str
+        One for every column, from `KNOWN`.
+    """
+
+    def __init__(self, container, names, dtypes):
+        self.container, self.names, self.dtypes = container, names, dtypes
+
+    @classmethod
+    def of(cls, X):
+        """Return the form of a table that scikit-learn takes."""
+        kind = _container(X)
+        if kind == "numpy":
+            array = np.asarray(X)
+            return cls(kind, None, [_known(array.dtype, kind)] * array.shape[1])
+        names, dtypes = list(X.columns), list(X.dtypes)
+        return cls(
+            kind if all(isinstance(name, str) for name in names) else "numpy",
+            names if all(isinstance(name, str) for name in names) else None,
+            [_known(dtype, kind) for dtype in dtypes],
+        )
+
+    @property
+    def is_integer(self):
+        """Whether each column is of an integer or boolean type."""
+        return np.array([_numpy(d).kind in "iub" for d in self.dtypes], dtype=bool)
+
+    def label(self, j):
+        """Return a column's name for messages."""
+        return f"column {j}" if self.names is None else f"column {self.names[j]!r}"
+
+    def rebuild(self, X, lattice, lower, upper):
+        """Give rows the form of the table.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Rows in data units.
+        lattice : Lattice
+            Of the values.
+        lower, upper : ndarray of shape (n_features,)
+            Bounds of the values: closed in discrete columns, open in others.
+        """
+        X = lattice.round(X)
+        discrete = lattice.step > 0
+        types = [_numpy(name) for name in self.dtypes]
+        if self.container == "numpy" and len(set(types)) == 1:
+            dtype = types[0]
+            if dtype.kind in "iub" and not discrete.all():
+                dtype = np.dtype(float)
+            types = [dtype] * X.shape[1]
+        elif self.container == "numpy":
+            types = [np.dtype(float)] * X.shape[1]
+        columns = [
+            _as_type(x, t, is_open, a, b)
+            for x, t, is_open, a, b in zip(
+                X.T, types, ~discrete, lower, upper, strict=True
+            )
+        ]
+        if self.container == "numpy":
+            return np.column_stack(columns)
+        if self.container == "polars":
+            import polars as pl
+
+            return pl.DataFrame(
+                [
+                    pl.Series(name, x, dtype=getattr(pl, dtype))
+                    for name, x, dtype in zip(
+                        self.names, columns, self.dtypes, strict=True
+                    )
+                ]
+            )
+        import pandas as pd
+
+        # By number first: older versions of scikit-learn take names that come twice.
+        frame = pd.DataFrame(dict(enumerate(columns)))
+        frame = frame.astype(dict(enumerate(self.dtypes)))
+        frame.columns = self.names
+        return frame
+
+
+def check_table(X, estimator):
+    """Raise a ValueError that says what to do if X has no numbers, or too few.
+
+    Only of tables: what else is wrong with data is scikit-learn's to say.
+    """
+    if _container(X) == "numpy":
+        return
+    for what, test, remedy in (
+        (_TEXT, _is_category, "Encode them as numbers"),
+        ("hold dates or times", _is_time, "Turn them into numbers"),
+    ):
+        names = [
+            name
+            for j, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True))
+            if test(dtype) or (what == _TEXT and _holds_text(X, j, dtype))
+        ]
+        if names:
+            raise ValueError(
+                f"These columns of X {what}: {_listed(map(repr, names))}. {estimator} "
+                f"could not convert them to float. {remedy} (in a sense in which "
+                "distances mean something), or leave them out."
+            )
+
+
+def missing_message(X, estimator):
+    """Return what to say of the missing values of X, or None if it has none."""
+    if _container(X) == "numpy":
+        try:
+            array = np.asarray(X, dtype=float)
+        except (TypeError, ValueError):
+            return None
+        if array.ndim != 2:
+            return None
+        counts, names = np.isnan(array).sum(axis=0), range(array.shape[1])
+        drop = "X[~np.isnan(X).any(axis=1)]"
+    else:
+        counts = _missing_counts(X)
+        names = map(repr, X.columns)
+        drop = "X.dropna()" if _container(X) == "pandas" else "X.drop_nulls()"
+    found = [(n, int(c)) for n, c in zip(names, counts, strict=True) if c]
+    if not found:
+        return None
+    total = sum(count for _, count in found)
+    values = "a missing value" if total == 1 else f"{total} missing values"
+    where = _listed(f"{name} ({count})" for name, count in found)
+    return (
+        f"Input X contains NaN: {values} in column{'s' * (len(found) > 1)} {where}. "
+        f"{estimator} does not accept missing values: drop the rows that have them, as "
+        f"by {drop}, or fill them in first, as by sklearn.impute."
+    )
+
+
+def _container(X):
+    module = type(X).__module__.partition(".")[0]
+    is_frame = hasattr(X, "columns") and hasattr(X, "dtypes")
+    return module if is_frame and module in ("pandas", "polars") else "numpy"
+
+
+def _known(dtype, kind):
+    name = str(dtype)
+    return name if name in KNOWN[kind] else _DEFAULT[kind]
+
+
+def _numpy(name):
+    """Return the NumPy type of a name in any of the libraries."""
+    name = name.lower()
+    return np.dtype("bool" if name == "boolean" else name)
+
+
+def _is_category(dtype):
+    name = str(dtype).lower()
+    return name.startswith(("category", "categorical", "enum", "str"))
+
+
+def _holds_text(X, j, dtype):
+    """Whether a pandas column of objects has some that are text."""
+    return str(dtype) == "object" and any(isinstance(v, str) for v in X.iloc[:, j])
+
+
+def _is_time(dtype):
+    name = str(dtype).lower()
+    return name.startswith(("date", "time", "duration", "period"))
+
+
+def _missing_counts(X):
+    if hasattr(X, "iloc"):
+        return X.isna().sum(axis=0).to_numpy()
+    return [
+        column.null_count() + (column.is_nan().sum() if column.dtype.is_float() else 0)
+        for column in X.iter_columns()
+    ]
+
+
+def _listed(items):
+    items = list(items)
+    more = len(items) - _MOST_NAMED
+    text = ", ".join(map(str, items[:_MOST_NAMED]))
+    return text if more <= 0 else f"{text} and {more} more"
+
+
+def _as_type(x, dtype, is_open, lower, upper):
+    """Values of one column in its own type, within its bounds."""
+    if dtype.kind == "b":
+        return np.clip(np.rint(x), 0, 1).astype(dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        # The largest 64-bit integers are no floats, and round to one beyond them.
+        largest = float(limits.max)
+        if int(largest) > limits.max:
+            largest = np.nextafter(largest, 0.0)
+        low, high = max(limits.min, lower), min(largest, upper)
+        return np.clip(np.rint(x), low, high).astype(dtype)
+    limits = np.finfo(dtype)
+    low, high = max(limits.min, lower), min(limits.max, upper)
+    x = np.clip(x, low, high).astype(dtype)
+    if is_open:
+        # Rounding to fewer digits may reach the bound, which no value has.
+        above = np.nextafter(dtype.type(lower), dtype.type(np.inf))
+        below = np.nextafter(dtype.type(upper), dtype.type(-np.inf))
+        x = np.where(x <= lower, above, np.where(x >= upper, below, x))
+    return x

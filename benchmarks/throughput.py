@@ -58,7 +58,7 @@ class Adaptive:
     @torch.no_grad()
     def log_prob(self, X):
         """Log-densities, or an unbiased estimate of them."""
-        Z, log_det = self.model.gaussian_.forward(np.asarray(X, dtype=np.float64))
+        Z, log_det = self.model._preprocessing.forward(np.asarray(X, dtype=float))
         z = torch.as_tensor(Z)
         axes, factor = solves.directions(z, None if self.exact else 1)
         change = z.new_zeros(len(z))
@@ -82,7 +82,7 @@ class Adaptive:
                 return (field(t, state[0]),)
 
             (z,) = self._solve(dynamics, (z,), (1.0, 0.0))
-        return self.model.gaussian_.inverse(z.numpy())
+        return self.model._preprocessing.inverse(z.numpy())
 
     def _solve(self, dynamics, state, times):
         solution = odeint(

@@ -26,7 +26,7 @@ def flower(n, seed):
 
 def tight_log_density(model, X):
     """Log-density by Dormand-Prince at 1e-8 in float64, block after block."""
-    Z, log_det = model.gaussian_.forward(X)
+    Z, log_det = model._preprocessing.forward(X)
     return accuracy.tight_log_prob(model.flow_, torch.as_tensor(Z)).numpy() + log_det
 
 

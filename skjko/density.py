@@ -6,7 +6,6 @@ import copy
 import math
 import warnings
 from dataclasses import replace
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -27,34 +26,17 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skjko import fitting, persistence
-from skjko.flow import devices, fields, schedule
+from skjko import fitting, persistence, settings
+from skjko.flow import devices, fields
 from skjko.flow.flow import Flow
 from skjko.flow.pace import Deadline
-from skjko.flow.training import Options
 from skjko.model import Model
-from skjko.preprocessing import Preprocessing
-from skjko.splitting import CROSS_VALIDATION_ROWS
 from skjko.summary import summarize
 from skjko.support import Support
 from skjko.table import Table, check_table, missing_message
 
 # Of a time limit. The rest is for what comes after, mostly the choice of scoring grids.
 _TRAINING_SHARE = 0.85
-
-# A fit continues an earlier one with more of these, and with the others unchanged.
-_GROWING = ("max_blocks", "n_reparameterizations", "n_refinements")
-_FIXED = (
-    "hidden_layer_sizes",
-    "activation",
-    "frequency",
-    "time_dependent",
-    "early_stopping",
-    "validation_fraction",
-    "bounds",
-    "discrete",
-    "marginal_map",
-)
 
 
 class JKOFlowDensity(
@@ -442,7 +424,8 @@ class JKOFlowDensity(
         if X_val is not None:
             support.check(X_val, table, "X_val")
         rng = check_random_state(self.random_state)
-        work = self._work(len(X), earlier, deadline, support)
+        before = None if earlier is None else self._fitted_with
+        work = settings.work(self, len(X), support, deadline, before)
         fitted, rows = fitting.train(X, weight, X_val, work, rng, earlier)
         self._record(fitted)
         self._n_features_out = X.shape[1]
@@ -456,27 +439,10 @@ class JKOFlowDensity(
         """What there is to continue, or None."""
         if not (self.warm_start and hasattr(self, "_fitted") and self._fitted.rounds):
             return None
-        for name in _FIXED:
-            before, now = self._fitted_with[name], getattr(self, name)
-            nested = isinstance(before, (list, tuple, dict)) and before == now
-            if not (nested or np.array_equal(before, now)):
-                raise ValueError(
-                    f"The {name!r} parameter of {type(self).__name__} cannot change "
-                    f"between fits with warm_start=True: it was {before!r}. Got "
-                    f"{now!r} instead. Set warm_start=False to start again."
-                )
-        for name in _GROWING:
-            before, now = self._fitted_with[name], getattr(self, name)
-            if now < before:
-                raise ValueError(
-                    f"The {name!r} parameter of {type(self).__name__} must be at least "
-                    f"{before}, that of the fit to continue, with warm_start=True. Got "
-                    f"{now!r} instead."
-                )
-        if all(self._fitted_with[name] == getattr(self, name) for name in _GROWING):
+        if not settings.continues(self, self._fitted_with):
             warnings.warn(
                 f"Nothing to train: with warm_start=True a fit continues the one "
-                f"before it with larger {', '.join(_GROWING)}.",
+                f"before it with larger {', '.join(settings.GROWING)}.",
                 stacklevel=3,
             )
         return replace(
@@ -507,91 +473,6 @@ class JKOFlowDensity(
                 )
             X_val = self._checked(X_val)
         return X, weight, X_val
-
-    def _new_field_factory(self):
-        """Return (n_features, generator) -> velocity field, from checked parameters."""
-        activation, frequency = self.activation, self.frequency
-        if activation == "auto":
-            activation = "fourier" if self.n_features_in_ <= 3 else "silu"
-        if frequency == "auto":
-            frequency = 12.0 if activation == "fourier" else 1.0
-        is_sequence = np.ndim(self.hidden_layer_sizes) == 1
-        sizes = tuple(self.hidden_layer_sizes) if is_sequence else (None,)
-        even = activation == "fourier" and len(sizes) > 0
-        if any(not isinstance(m, Integral) or m < 1 for m in sizes) or (
-            even and sizes[0] % 2
-        ):
-            raise ValueError(
-                f"The 'hidden_layer_sizes' parameter of {type(self).__name__} must be "
-                "a sequence of positive ints"
-                f"{', the first of them even' if even else ''}. "
-                f"Got {self.hidden_layer_sizes!r} instead."
-            )
-
-        def new_field(n_features, generator):
-            return fields.MLPField(
-                n_features,
-                sizes,
-                activation,
-                frequency,
-                self.time_dependent,
-                generator=generator,
-            )
-
-        return new_field
-
-    def _work(self, n_samples, earlier, deadline, support):
-        """All that training needs to know of the parameters."""
-        step_sizes = schedule.plan(
-            self.step_size,
-            self.step_size_growth,
-            self.max_step_size,
-            self.max_blocks,
-            self.free_block,
-        )
-        n_reparameterizations = self.n_reparameterizations
-        n_refinements = self.n_refinements
-        if earlier is not None:
-            n_grown = self._fitted_with["max_blocks"] - self._fitted_with["free_block"]
-            more = self.max_blocks > self._fitted_with["max_blocks"]
-            step_sizes = step_sizes[n_grown:] if more else ()
-            n_reparameterizations -= self._fitted_with["n_reparameterizations"]
-            n_refinements -= self._fitted_with["n_refinements"]
-        options = Options(
-            max_iter=self.max_iter,
-            batch_size=(
-                min(n_samples, max(128, min(1000, n_samples // 16)))
-                if self.batch_size == "auto"
-                else self.batch_size
-            ),
-            learning_rate=self.learning_rate_init,
-            alpha=self.alpha,
-            n_ode_steps=self.n_ode_steps,
-            divergence=self.divergence,
-            n_probes=self.n_probes,
-            probe_scale=self.probe_scale,
-            movement_tol=self.movement_tol,
-            # Small samples overfit, sooner by Muon, and do not recover; on large ones a
-            # pause may be the learning rate's, which a later iteration makes good.
-            **(
-                {"n_evaluations": 20, "patience": 3, "muon": False}
-                if n_samples < CROSS_VALIDATION_ROWS
-                else {"n_evaluations": 10, "patience": 5}
-            ),
-        )
-        return fitting.Work(
-            step_sizes,
-            n_reparameterizations,
-            n_refinements,
-            self.max_step_size,
-            self.validation_fraction if self.early_stopping else None,
-            self._new_field_factory(),
-            options,
-            devices.resolve(self.device),
-            self._report,
-            deadline,
-            partial(Preprocessing, support, self.marginal_map is not None),
-        )
 
     def _record(self, fitted):
         rounds = [r for r in fitted.rounds if r.accepted]
@@ -644,19 +525,6 @@ class JKOFlowDensity(
                 "frequency, or raise n_ode_steps.",
                 ConvergenceWarning,
                 stacklevel=3,
-            )
-
-    def _report(self, event):
-        if self.verbose and event.kind != "scored":
-            score = (
-                ""
-                if event.validation_nll is None
-                else f", validation score {-event.validation_nll:.4f}"
-            )
-            again = "" if event.round == "grow" else f"{event.round}: "
-            print(
-                f"[{type(self).__name__}] {again}block {event.block} {event.kind} "
-                f"after {event.n_iter} iterations{score}"
             )
 
     # ------------------------------------------------------------------ using

@@ -49,6 +49,7 @@ FLOORS = {
     "skjko.model": 3,
     "skjko.fitting": 5,
     "skjko.persistence": 6,
+    "skjko.settings": 6,
     "skjko.density": 7,
     "skjko.outlier": 8,
 }

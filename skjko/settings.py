@@ -1,0 +1,189 @@
+"""From an estimator's parameters to what the training needs to know of them."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+from functools import partial
+from numbers import Integral
+
+import numpy as np
+
+from skjko import fitting
+from skjko.flow import devices, fields, schedule, scheme
+from skjko.flow.training import Options
+from skjko.preprocessing import Preprocessing
+from skjko.splitting import CROSS_VALIDATION_ROWS
+
+# A fit continues an earlier one with more of these, and with the others unchanged.
+GROWING = ("max_blocks", "n_reparameterizations", "n_refinements")
+_FIXED = (
+    "hidden_layer_sizes",
+    "activation",
+    "frequency",
+    "time_dependent",
+    "early_stopping",
+    "validation_fraction",
+    "bounds",
+    "discrete",
+    "marginal_map",
+)
+
+
+def continues(estimator, before):
+    """Whether a fit has more to train than the one that it continues.
+
+    Parameters
+    ----------
+    estimator : JKOFlowDensity
+    before : dict
+        Parameters of the fit to continue.
+
+    Raises
+    ------
+    ValueError
+        If the two do not go together.
+    """
+    owner = type(estimator).__name__
+    for name in _FIXED:
+        old, new = before[name], getattr(estimator, name)
+        nested = isinstance(old, (list, tuple, dict)) and old == new
+        if not (nested or np.array_equal(old, new)):
+            raise ValueError(
+                f"The {name!r} parameter of {owner} cannot change between fits with "
+                f"warm_start=True: it was {old!r}. Got {new!r} instead. Set "
+                "warm_start=False to start again."
+            )
+    for name in GROWING:
+        old, new = before[name], getattr(estimator, name)
+        if new < old:
+            raise ValueError(
+                f"The {name!r} parameter of {owner} must be at least {old}, that of "
+                f"the fit to continue, with warm_start=True. Got {new!r} instead."
+            )
+    return any(before[name] < getattr(estimator, name) for name in GROWING)
+
+
+def work(estimator, n_samples, support, deadline, before=None):
+    """Return what there is to train, and what to train it with.
+
+    Parameters
+    ----------
+    estimator : JKOFlowDensity
+        With checked parameters.
+    n_samples : int
+    support : Support
+        Of the columns.
+    deadline : Deadline
+    before : dict or None
+        Parameters of the fit to continue.
+
+    Returns
+    -------
+    work : fitting.Work
+
+    Raises
+    ------
+    ValueError
+        If `hidden_layer_sizes` are none, or the device is not there.
+    """
+    p = estimator
+    step_sizes = schedule.plan(
+        p.step_size, p.step_size_growth, p.max_step_size, p.max_blocks, p.free_block
+    )
+    n_reparameterizations, n_refinements = p.n_reparameterizations, p.n_refinements
+    if before is not None:
+        n_grown = before["max_blocks"] - before["free_block"]
+        more = p.max_blocks > before["max_blocks"]
+        step_sizes = step_sizes[n_grown:] if more else ()
+        n_reparameterizations -= before["n_reparameterizations"]
+        n_refinements -= before["n_refinements"]
+    return fitting.Work(
+        step_sizes,
+        n_reparameterizations,
+        n_refinements,
+        p.max_step_size,
+        p.validation_fraction if p.early_stopping else None,
+        _new_field(p),
+        _options(p, n_samples),
+        devices.resolve(p.device),
+        _reporter(p),
+        deadline,
+        partial(Preprocessing, support, p.marginal_map is not None),
+    )
+
+
+def _options(p, n_samples):
+    batch_size = p.batch_size
+    if batch_size == "auto":
+        batch_size = min(n_samples, max(128, min(1000, n_samples // 16)))
+    # Small samples overfit, sooner by Muon, and do not recover; on large ones a pause
+    # may be the learning rate's, which a later iteration makes good.
+    by_size = (
+        {"n_evaluations": 20, "patience": 3, "muon": False}
+        if n_samples < CROSS_VALIDATION_ROWS
+        else {"n_evaluations": 10, "patience": 5}
+    )
+    return Options(
+        max_iter=p.max_iter,
+        batch_size=batch_size,
+        learning_rate=p.learning_rate_init,
+        alpha=p.alpha,
+        n_ode_steps=p.n_ode_steps,
+        divergence=p.divergence,
+        n_probes=p.n_probes,
+        probe_scale=p.probe_scale,
+        movement_tol=p.movement_tol,
+        **by_size,
+    )
+
+
+def _new_field(p):
+    """Return (n_features, generator) -> velocity field."""
+    activation, frequency = p.activation, p.frequency
+    if activation == "auto":
+        activation = "fourier" if p.n_features_in_ <= 3 else "silu"
+    if frequency == "auto":
+        frequency = 12.0 if activation == "fourier" else 1.0
+    is_sequence = np.ndim(p.hidden_layer_sizes) == 1
+    sizes = tuple(p.hidden_layer_sizes) if is_sequence else (None,)
+    even = activation == "fourier" and len(sizes) > 0
+    if any(not isinstance(m, Integral) or m < 1 for m in sizes) or (
+        even and sizes[0] % 2
+    ):
+        raise ValueError(
+            f"The 'hidden_layer_sizes' parameter of {type(p).__name__} must be a "
+            f"sequence of positive ints{', the first of them even' if even else ''}. "
+            f"Got {p.hidden_layer_sizes!r} instead."
+        )
+
+    def new_field(n_features, generator):
+        return fields.MLPField(
+            n_features,
+            sizes,
+            activation,
+            frequency,
+            p.time_dependent,
+            generator=generator,
+        )
+
+    return new_field
+
+
+def _reporter(p):
+    """Return what prints a line for every block, if it is wanted."""
+    name = type(p).__name__
+
+    def report(event):
+        if event.kind == "scored":
+            return
+        score = (
+            ""
+            if event.validation_nll is None
+            else f", validation score {-event.validation_nll:.4f}"
+        )
+        again = "" if event.round == "grow" else f"{event.round}: "
+        print(
+            f"[{name}] {again}block {event.block} {event.kind} after {event.n_iter} "
+            f"iterations{score}"
+        )
+
+    return report if p.verbose else scheme.silent

@@ -123,7 +123,8 @@ class JKOFlowDensity(
 
     batch_size : int or "auto", default="auto"
         Rows in a minibatch; "auto" is a 16th of the rows, but at least 128 and at most
-        1000: noisier gradients keep small samples from being learned by heart.
+        1000 (500 for more than three columns): noisier gradients keep small samples
+        from being learned by heart.
 
     learning_rate_init : float, default=0.01
         Peak learning rate of Adam; within a block it warms up and falls to zero. The
@@ -133,15 +134,15 @@ class JKOFlowDensity(
     alpha : float, default=0.0
         Decoupled weight decay.
 
-    max_iter : int, default=350
+    max_iter : int, default=500
         Largest number of minibatch iterations of every block.
 
     time_limit : float or None, default=None
         Seconds that `fit` may take, about; None for no limit. What time is left is
         shared equally between the blocks to come, and the learning rate of each falls
         to zero within its share: with a large `max_iter`, training goes as far as the
-        time allows and ends as if that had been planned. The same seed then no longer
-        means the same model.
+        time allows and ends as if that had been planned. Where there is little time,
+        fewer blocks are trained. The same seed then no longer means the same model.
 
     early_stopping : bool, default=True
         Whether held-out rows decide on iterations and blocks. If False, all rows train
@@ -338,7 +339,7 @@ class JKOFlowDensity(
         batch_size="auto",
         learning_rate_init=0.01,
         alpha=0.0,
-        max_iter=350,
+        max_iter=500,
         time_limit=None,
         early_stopping=True,
         validation_fraction=0.1,

@@ -114,7 +114,8 @@ def work(estimator, n_samples, support, deadline, before=None):
 def _options(p, n_samples):
     batch_size = p.batch_size
     if batch_size == "auto":
-        batch_size = min(n_samples, max(128, min(1000, n_samples // 16)))
+        largest = 1000 if p.n_features_in_ <= 3 else 500
+        batch_size = min(n_samples, max(128, min(largest, n_samples // 16)))
     # Small samples overfit, sooner by Muon, and do not recover; on large ones a pause
     # may be the learning rate's, which a later iteration makes good.
     by_size = (

@@ -135,3 +135,24 @@ def test_a_limit_that_does_not_bind_changes_nothing():
         math.isclose(a, b)
         for a, b in itertools.zip_longest(free.loss_curve_, limited.loss_curve_)
     )
+
+
+@pytest.mark.parametrize("seconds, n_blocks", [(50.0, 1), (1e4, 2), (1e6, 3)])
+def test_little_time_is_spent_on_few_blocks(seconds, n_blocks):
+    class Working(Clock):
+        """Moves by ten seconds every iteration, and only then."""
+
+    clock = Working()
+    limited = crew(clock, seconds)
+    sizes = (0.5, 1.0, math.inf)
+    original = scheme.BlockTrainer.advance
+
+    def advance(self, n_iter):
+        clock.now += 10.0 * n_iter
+        return original(self, n_iter)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheme.BlockTrainer, "advance", advance)
+        fields = [limited.new_field(2, limited.generators[0])]
+        made = limited._affordable(sizes, limited.folds, fields)
+    assert made == (*sizes[: n_blocks - 1], math.inf)

@@ -44,6 +44,10 @@ _N_STEERS, _STEERED_SHARE, _N_STEERING = 15, 0.6, 4000
 # Rows that the movement of a block is measured on.
 _N_MOVED = 20_000
 
+# With little time, few blocks that are trained for so many iterations each are better
+# than many that are not; a pilot of a few iterations tells how many there is time for.
+_LEAST_ITERATIONS, _N_WARM_UP, _N_PILOT = 400, 2, 4
+
 # Decisions tolerate so many times the solver's error of scores, on so many rows, and
 # look at no grid with more steps: a field that needs them is a bad one.
 _SLACK, _N_PROBES, _MAX_STEPS = 10.0, 512, 32
@@ -457,6 +461,8 @@ class Crew:
             for flow, fold, g in zip(flows, folds, self.generators, strict=True)
         ]
         plan = self._plan(step_sizes, plan)
+        if plan is None or not self.decides:
+            step_sizes = self._affordable(step_sizes, folds, fields)
         queue = list(step_sizes)
         try:
             while queue:
@@ -616,6 +622,27 @@ class Crew:
             n = self.options.max_iter
             plan = [BlockRecord(h, n, n, 0.0, []) for h in step_sizes]
         return plan
+
+    def _affordable(self, step_sizes, folds, fields):
+        """Return as many step sizes as there is time for: the first, and the last."""
+        deadline = self._round_deadline
+        if math.isinf(deadline.left):
+            return step_sizes
+        generator = torch.Generator().manual_seed(0)
+        trainer = BlockTrainer(
+            _confined(fields[0], folds[0].train),
+            folds[0].train,
+            step_sizes[0],
+            self.options,
+            generator,
+        )
+        trainer.advance(_N_WARM_UP)
+        start = deadline.left
+        trainer.advance(_N_PILOT)
+        seconds = (start - deadline.left) / _N_PILOT * len(folds)
+        n = deadline.left / (seconds * _LEAST_ITERATIONS) if seconds > 0 else math.inf
+        n = int(max(1, min(n, len(step_sizes))))
+        return (*step_sizes[: n - 1], step_sizes[-1])
 
     def _pace(self, n_left, planned=None):
         """Pace of the next of so many blocks that share the time of the round."""

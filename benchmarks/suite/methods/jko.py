@@ -14,14 +14,20 @@ from skjko import JKOFlowDensity
 
 from .tuning import thinned, tune
 
-# The defaults, more iterations with a lower rate, and a smaller, steadier network.
-TRIALS = (
-    {},
-    {"max_iter": 1500, "learning_rate_init": 0.005},
-    {"max_iter": 1500, "hidden_layer_sizes": (64, 64), "learning_rate_init": 0.003},
-    {"max_iter": 1500, "hidden_layer_sizes": (256, 256)},
-    {"max_iter": 1500, "step_size": 2.0},
-)
+# As many iterations as there is time for, within these where there is no limit.
+MANY, ENOUGH = 100_000, 1500
+
+
+def trials(n_features):
+    """Settings to choose from, the defaults first."""
+    smoother = {"frequency": 4.0} if n_features <= 3 else {"batch_size": 250}
+    return (
+        {},
+        {"learning_rate_init": 0.02},
+        smoother,
+        {"hidden_layer_sizes": (256, 256)},
+        {"step_size": 2.0},
+    )
 
 
 class Flow:
@@ -46,23 +52,12 @@ class Flow:
         return np.abs(self.log_prob(X) - tight_log_density(self.model, X)).mean()
 
 
-def limited(settings, share, X, val, seed):
+def limited(settings, share):
     """Settings under which a fit is done by the deadline `share`."""
     if not math.isfinite(share):
-        return settings
+        return {"max_iter": ENOUGH, **settings}
     left = max(share - perf_counter(), 0.1)
-    if "time_limit" in JKOFlowDensity().get_params():
-        return {**settings, "time_limit": left}
-    # A pilot tells the seconds of an iteration, and choosing the grids: blocks that
-    # have moved need finer ones, which the factor allows for.
-    pilot = JKOFlowDensity(**{**settings, "max_iter": 5, "max_blocks": 1})
-    start = perf_counter()
-    pilot.set_params(random_state=seed).fit(X, X_val=val)
-    an_iteration = (perf_counter() - start) / 5
-    model = JKOFlowDensity(**settings)
-    left = 0.8 * (share - perf_counter())
-    n_iter = int(np.clip(left / an_iteration / model.max_blocks, 5, model.max_iter))
-    return {**settings, "max_iter": n_iter}
+    return {"max_iter": MANY, "time_limit": left, **settings}
 
 
 def fit(train, val, deadline, n_trials, seed):
@@ -73,9 +68,9 @@ def fit(train, val, deadline, n_trials, seed):
         with warnings.catch_warnings():
             # The solver gap is a result of its own.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            settings = limited(settings, share, train, held_out, seed)
+            settings = limited(settings, share)
             model = JKOFlowDensity(random_state=seed, **settings)
             model.fit(train, X_val=held_out)
         return -model.score(held_out), Flow(model)
 
-    return tune(TRIALS[:n_trials], fit_one, deadline)
+    return tune(trials(train.shape[1])[:n_trials], fit_one, deadline)

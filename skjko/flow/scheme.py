@@ -460,9 +460,9 @@ class Crew:
             flow[-1].field.field if flow else self.new_field(fold.train.x.shape[1], g)
             for flow, fold, g in zip(flows, folds, self.generators, strict=True)
         ]
-        plan = self._plan(step_sizes, plan)
-        if plan is None or not self.decides:
+        if plan is None:
             step_sizes = self._affordable(step_sizes, folds, fields)
+        plan = self._plan(step_sizes, plan)
         queue = list(step_sizes)
         try:
             while queue:

@@ -122,7 +122,7 @@ def refine(block, x, context, slack, max_steps):
     slack : float
         How many times the tolerance of scores is good enough.
     max_steps : int
-        No grid above this is tried.
+        No grid with more steps is chosen.
     """
     _refine(block, x, [len(x)], slack, context, max_steps)
 

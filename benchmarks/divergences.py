@@ -31,7 +31,8 @@ import torch
 from skjko import JKOFlowDensity, metrics
 from skjko.datasets import skewed_copula
 from skjko.flow.fields import MLPField
-from skjko.flow.training import BlockTrainer, Options, Rows
+from skjko.flow.rows import Rows
+from skjko.flow.training import BlockTrainer, Options
 
 KINDS = ("exact", "hutchinson", "finite_difference")
 LAYERS = ((64, 64), (64, 64, 64))

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from skjko.flow import accuracy, scheme
+from skjko.flow import accuracy, history, scheme
 from skjko.flow.flow import Block
+from skjko.flow.fold import Fold
 from skjko.flow.pace import Deadline
-from skjko.flow.training import Options, Rows
+from skjko.flow.rows import Rows
+from skjko.flow.training import Options
 from skjko.model import normal_logpdf
 from skjko.preprocessing import Preprocessing
 from skjko.splitting import GAUSSIAN_ROWS, held_out_splits
@@ -105,7 +107,7 @@ class Fitted:
         Fingerprint of the rows, their weights and the rows given to hold out.
     split_seed : int
         Draws the same held-out rows from the same data again, so that none ever trains.
-    rounds : list of scheme.Round
+    rounds : list of history.Round
     base_nll : float or None
         Mean negative log-likelihood of the held-out rows behind block 0.
     fold_flows : list of list of Block
@@ -118,7 +120,7 @@ class Fitted:
     blocks: list[Block]
     data: str
     split_seed: int
-    rounds: list[scheme.Round] = field(default_factory=list)
+    rounds: list[history.Round] = field(default_factory=list)
     base_nll: float | None = None
     fold_flows: list[list[Block]] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
@@ -255,12 +257,10 @@ def _fold(preprocessing, train_set, held_out, device):
         return Rows(to(_active(preprocessing, X)), to(weight / weight.mean()))
 
     if held_out is None:
-        return scheme.Fold(rows(*train_set))
+        return Fold(rows(*train_set))
     Z, log_det = preprocessing.forward(held_out[0])
     flat = Z[:, Z.shape[1] - preprocessing.n_flat_ :]
-    return scheme.Fold(
-        rows(*train_set), rows(*held_out), to(log_det + normal_logpdf(flat))
-    )
+    return Fold(rows(*train_set), rows(*held_out), to(log_det + normal_logpdf(flat)))
 
 
 def _moved(blocks, device, dtype):

@@ -21,7 +21,7 @@ import torch
 from skjko import container
 from skjko.columns import MarginalMap
 from skjko.fitting import Fitted
-from skjko.flow import description, devices, scheme
+from skjko.flow import description, devices, history
 from skjko.flow.description import checked, is_count, is_flag, is_number
 from skjko.lattice import Lattice
 from skjko.preprocessing import GaussianWhitening, Preprocessing
@@ -35,7 +35,7 @@ FORMAT_VERSION = 1
 _FLOATS = {"step_sizes": "step_size", "movements": "movement"}
 _COUNTS = {"n_iters": "n_iter", "n_planned": "n_planned"}
 
-_ROUNDS = (scheme.GROW, scheme.REPARAMETERIZE, scheme.REFINE)
+_ROUNDS = (history.GROW, history.REPARAMETERIZE, history.REFINE)
 
 
 def save(density, path):
@@ -559,10 +559,10 @@ def _take_round(plain, prefix, shelf):
         scores = shelf.take_float64(name, (n,), finite=False)
         columns["validation_nll"] = scores.tolist()
     records = [
-        scheme.BlockRecord(**{name: column[k] for name, column in columns.items()})
+        history.BlockRecord(**{name: column[k] for name, column in columns.items()})
         for k in range(n)
     ]
-    return scheme.Round(
+    return history.Round(
         plain["kind"],
         records,
         plain["n_kept"],

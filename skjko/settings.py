@@ -8,7 +8,7 @@ from numbers import Integral
 import numpy as np
 
 from skjko import fitting
-from skjko.flow import devices, fields, schedule, scheme
+from skjko.flow import devices, fields, history, schedule
 from skjko.flow.training import Options
 from skjko.preprocessing import Preprocessing
 from skjko.splitting import CROSS_VALIDATION_ROWS
@@ -187,4 +187,4 @@ def _reporter(p):
             f"iterations{score}"
         )
 
-    return report if p.verbose else scheme.silent
+    return report if p.verbose else history.silent

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from skjko.flow import accuracy, divergence, ode, schedule, scheme
 from skjko.flow.fields import Confined, MLPField, Part, VelocityField
 from skjko.flow.flow import Block, Flow, in_chunks
-from skjko.flow.training import BlockTrainer, Options, Rows
+from skjko.flow.fold import Fold
+from skjko.flow.rows import Rows
+from skjko.flow.training import BlockTrainer, Options
 
 
 def generator(seed=0):
@@ -349,7 +351,7 @@ def fold(train, held_out):
     def rows(x):
         return Rows(x, torch.ones(len(x)))
 
-    return scheme.Fold(rows(train), rows(held_out), torch.zeros(len(held_out)))
+    return Fold(rows(train), rows(held_out), torch.zeros(len(held_out)))
 
 
 def small_field(n_features, generator):
@@ -386,7 +388,7 @@ def test_blocks_stay_only_where_they_pay_on_held_out_rows():
 
 
 def test_a_free_block_lifts_the_transport_cost():
-    folds = [scheme.Fold(rows_of(two_modes(500, 0)))]
+    folds = [Fold(rows_of(two_modes(500, 0)))]
     moved = [
         grown(folds, (h,), max_iter=100, batch_size=500).movements[0]
         for h in (0.05, math.inf)

@@ -11,8 +11,10 @@ from skjko import JKOFlowDensity
 from skjko.datasets import moons
 from skjko.flow import scheme
 from skjko.flow.fields import MLPField
+from skjko.flow.fold import Fold
 from skjko.flow.pace import Deadline, Pace
-from skjko.flow.training import Options, Rows
+from skjko.flow.rows import Rows
+from skjko.flow.training import BlockTrainer, Options
 
 
 class Clock:
@@ -61,9 +63,9 @@ def crew(clock, seconds, held_out=True, max_iter=10**6):
         x = torch.tensor(moons().sample(n, random_state=seed), dtype=torch.float32)
         return Rows(x, torch.ones(n))
 
-    fold = scheme.Fold(rows(500, 0))
+    fold = Fold(rows(500, 0))
     if held_out:
-        fold = scheme.Fold(rows(500, 0), rows(200, 1), torch.zeros(200))
+        fold = Fold(rows(500, 0), rows(200, 1), torch.zeros(200))
     return scheme.Crew(
         [fold],
         lambda d, g: MLPField(d, (16, 16), "tanh", generator=g),
@@ -94,7 +96,7 @@ def test_the_learning_rate_falls_with_the_time():
     clock = Clock()
     pace = Pace(10**6, Deadline(100.0, clock))
     fold = crew(clock, 1.0).folds[0]
-    trainer = scheme.BlockTrainer(
+    trainer = BlockTrainer(
         MLPField(2, (8,), "tanh"), fold.train, 1.0, Options(), torch.Generator(), pace
     )
     rates = []
@@ -148,14 +150,14 @@ def test_little_time_is_spent_on_few_blocks(seconds, n_blocks):
     clock = Working()
     limited = crew(clock, seconds)
     sizes = (0.5, 1.0, math.inf)
-    original = scheme.BlockTrainer.advance
+    original = BlockTrainer.advance
 
     def advance(self, n_iter):
         clock.now += 10.0 * n_iter
         return original(self, n_iter)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheme.BlockTrainer, "advance", advance)
+        patch.setattr(BlockTrainer, "advance", advance)
         fields = [limited.new_field(2, limited.generators[0])]
         made = limited._affordable(sizes, limited.folds, fields)
     assert made == (*sizes[: n_blocks - 1], math.inf)

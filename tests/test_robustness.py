@@ -11,7 +11,8 @@ from skjko import JKOFlowDensity
 from skjko.datasets import moons
 from skjko.flow import training
 from skjko.flow.fields import MLPField
-from skjko.flow.training import BlockTrainer, Options, Rows
+from skjko.flow.rows import Rows
+from skjko.flow.training import BlockTrainer, Options
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,12 @@ from sklearn.exceptions import NotFittedError
 
 from skjko import JKOFlowDensity
 from skjko.datasets import eight_gaussians, moons
-from skjko.flow import ode, schedule, scheme
+from skjko.flow import history, ode, schedule, scheme
 from skjko.flow.fields import Confined, MLPField, Part
 from skjko.flow.flow import Flow
-from skjko.flow.training import Options, Rows
+from skjko.flow.fold import Fold
+from skjko.flow.rows import Rows
+from skjko.flow.training import Options
 
 
 def generator(seed=0):
@@ -99,9 +101,9 @@ def planar_crew(n=1500, held_out=True, max_iter=60, seed=0):
         x = torch.tensor(truth.sample(n, random_state=seed) / 2, dtype=torch.float32)
         return Rows(x, torch.ones(n))
 
-    fold = scheme.Fold(rows(n, 0))
+    fold = Fold(rows(n, 0))
     if held_out:
-        fold = scheme.Fold(rows(n, 0), rows(1000, 1), torch.zeros(1000))
+        fold = Fold(rows(n, 0), rows(1000, 1), torch.zeros(1000))
     return scheme.Crew(
         [fold],
         lambda d, g: MLPField(d, (32, 32), "fourier", 6.0, generator=g),
@@ -111,7 +113,7 @@ def planar_crew(n=1500, held_out=True, max_iter=60, seed=0):
 
 
 def plan(*n_iters):
-    return [scheme.BlockRecord(math.nan, n, n, math.nan, []) for n in n_iters]
+    return [history.BlockRecord(math.nan, n, n, math.nan, []) for n in n_iters]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +175,7 @@ def test_refinement_doubles_the_blocks_where_it_pays():
 
 
 def test_a_round_that_loses_changes_nothing(crew, monkeypatch):
-    monkeypatch.setitem(scheme._LEAST_GAIN, scheme.REFINE, math.inf)
+    monkeypatch.setitem(scheme._LEAST_GAIN, history.REFINE, math.inf)
     other = copied(crew)
     assert not other.refine()
     assert other.flows[0] is crew.flows[0]
@@ -447,7 +449,7 @@ def test_halves_share_no_weights_with_their_parent():
 
 
 def test_a_reparameterization_that_loses_changes_nothing(crew, monkeypatch):
-    monkeypatch.setitem(scheme._LEAST_GAIN, scheme.REPARAMETERIZE, math.inf)
+    monkeypatch.setitem(scheme._LEAST_GAIN, history.REPARAMETERIZE, math.inf)
     other = copied(crew)
     weights = [p.clone() for b in crew.flows[0] for p in b.parameters()]
     assert not other.reparameterize(8.0)
@@ -464,7 +466,7 @@ def test_a_follower_passes_over_rejected_rounds():
     decided = planar_crew(max_iter=5)
     decided.grow((0.5, math.inf), plan=plan(5, 5))
     grown = decided.rounds[0]
-    lost = scheme.Round("refine", [grown.records[0]] * 4, 0, False, 20)
+    lost = history.Round("refine", [grown.records[0]] * 4, 0, False, 20)
     follower = planar_crew(held_out=False, max_iter=5)
     follower.follow([grown, lost])
     assert [r.accepted for r in follower.rounds] == [True, False]
@@ -556,7 +558,7 @@ def test_the_first_stage_is_the_gaussian_model(X):
 
 
 def test_summary_tells_of_rejected_rounds(X, monkeypatch):
-    monkeypatch.setitem(scheme._LEAST_GAIN, scheme.REFINE, math.inf)
+    monkeypatch.setitem(scheme._LEAST_GAIN, history.REFINE, math.inf)
     density = quick(max_blocks=1, max_iter=10, n_refinements=1).fit(X)
     assert density.n_blocks_ == 1
     lines = density.summary().splitlines()

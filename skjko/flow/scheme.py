@@ -13,20 +13,27 @@ them again, with step sizes that make their movements even, or each split in two
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
 
-from skjko.flow import accuracy, objective, schedule
-from skjko.flow.fields import Confined
-from skjko.flow.flow import Block, in_chunks
+from skjko.flow import schedule
+from skjko.flow.flow import Block
+from skjko.flow.fold import movement, movement_share, pooled
+from skjko.flow.history import (
+    GROW,
+    REFINE,
+    REPARAMETERIZE,
+    BlockRecord,
+    Event,
+    Round,
+    silent,
+)
 from skjko.flow.pace import Deadline, Pace
-from skjko.flow.training import BlockTrainer, Rows
-
-GROW, REPARAMETERIZE, REFINE = "grow", "reparameterize", "refine"
+from skjko.flow.stage import Stage, confined
+from skjko.flow.training import BlockTrainer
 
 EVEN = 1.25
 """Movements are even, and not reparameterized any more, within this ratio."""
@@ -36,321 +43,9 @@ EVEN = 1.25
 # have to pay.
 _LEAST_GAIN = {GROW: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
 
-
-# A reparameterized block corrects its step size so often, in this share of its
-# iterations, by the movement of so many rows; then it settles at the last one.
-_N_STEERS, _STEERED_SHARE, _N_STEERING = 15, 0.6, 4000
-
-# Rows that the movement of a block is measured on.
-_N_MOVED = 20_000
-
 # With little time, few blocks that are trained for so many iterations each are better
 # than many that are not; a pilot of a few iterations tells how many there is time for.
 _LEAST_ITERATIONS, _N_WARM_UP, _N_PILOT = 400, 2, 4
-
-# Decisions tolerate so many times the solver's error of scores, on so many rows, and
-# look at no grid with more steps: a field that needs them is a bad one.
-_SLACK, _N_PROBES, _MAX_STEPS = 10.0, 512, 32
-
-
-@dataclass(frozen=True)
-class Event:
-    """One report of the training: a block was scored, kept or dropped in a round."""
-
-    kind: str
-    round: str
-    block: int
-    n_iter: int
-    validation_nll: float | None
-
-
-def silent(event):
-    """Ignore an event."""
-
-
-@dataclass(frozen=True)
-class BlockRecord:
-    """What was decided about a block, and what training it looked like.
-
-    `n_planned` are the iterations in which its learning rate would have gone to zero,
-    `n_iter` those after which its weights were taken.
-    """
-
-    step_size: float
-    n_iter: int
-    n_planned: int
-    movement: float
-    losses: list[float]
-    validation_nll: float | None = None
-
-
-@dataclass(frozen=True)
-class Round:
-    """One pass of training: the blocks of the flow that it made, in order.
-
-    Attributes
-    ----------
-    kind : str
-        GROW, REPARAMETERIZE or REFINE.
-    records : list of BlockRecord
-        Of all blocks after the round.
-    n_kept : int
-        How many of them, from the first on, the round took over untrained.
-    accepted : bool
-        Whether the flow that it made stays, or the one from before it.
-    n_minibatches : int
-        Minibatches that the round used in all folds, those of dropped blocks too.
-    """
-
-    kind: str
-    records: list[BlockRecord]
-    n_kept: int
-    accepted: bool
-    n_minibatches: int
-
-
-class Fold:
-    """Training and held-out rows, where the blocks so far have pushed them.
-
-    Parameters
-    ----------
-    train, held_out : Rows
-        `held_out` may be None.
-    log_det : Tensor of shape (n_held_out,)
-        log|det| of all that happened to the held-out rows.
-    behind : Block or None
-        The block that still has to push the training rows: behind the last block of a
-        flow nobody asks where they are.
-    """
-
-    def __init__(self, train, held_out=None, log_det=None, behind=None):
-        self.held_out, self.log_det = held_out, log_det
-        self._train, self._behind = train, behind
-
-    @property
-    def train(self):
-        """Training rows, where they are."""
-        if self._behind is not None:
-            self._train = self._pushed(self._train, self._behind)
-            self._behind = None
-        return self._train
-
-    @property
-    def nll(self):
-        """Negative log-likelihood of every held-out row if the flow ended here."""
-        return objective.negative_log_likelihood(self.held_out.x, self.log_det)
-
-    @torch.no_grad()
-    def push_held_out(self, block):
-        """Return the held-out rows and their log|det| behind one more block."""
-
-        def solve(x, context):
-            return block(x, context)[:2]
-
-        rows = self.held_out
-        y, log_det = in_chunks(solve, rows.x, rows.context)
-        return Rows(y, rows.weight, rows.context), self.log_det + log_det
-
-    def push(self, block):
-        """Return the fold behind one more block."""
-        held_out = self.push_held_out(block) if self.held_out else (None, None)
-        return Fold(self.train, *held_out, behind=block)
-
-    def mean_squares(self, block, max_rows):
-        """E|x - T(x)|^2 and E|T(x)|^2 of (about so many) training rows."""
-        rows = _some(self.train, max_rows)
-        pushed = self._pushed(rows, block)
-        moved = objective.squared_displacement(rows.x, pushed.x)
-        return rows.mean(moved), rows.mean(pushed.x.square().sum(1))
-
-    @staticmethod
-    @torch.no_grad()
-    def _pushed(rows, block):
-        (y,) = in_chunks(lambda x, c: (block.push(x, c),), rows.x, rows.context)
-        return Rows(y, rows.weight, rows.context)
-
-
-def _some(rows, n):
-    """At most n rows, evenly spaced: they may have been handed over in some order."""
-    return rows.take(slice(None, None, math.ceil(len(rows) / n)))
-
-
-def _solved(velocity_field, step_size, options, fold):
-    """Block with a grid on which the field cannot fool the solver as in training."""
-    rows = fold.train if fold.held_out is None else fold.held_out
-    rows = _some(rows, _N_PROBES)
-    block = Block(velocity_field, step_size, options.n_ode_steps)
-    accuracy.refine(block, rows.x, rows.context, _SLACK, _MAX_STEPS)
-    return block
-
-
-def _confined(velocity_field, rows):
-    """The field, faded out beyond the farthest of the rows it is trained on."""
-    radius = 1.25 * rows.x.square().sum(1).max().sqrt().item()
-    return Confined(velocity_field, radius)
-
-
-def _mean_and_error(values, weight):
-    """Weighted mean of pooled rows and its standard error."""
-    total = weight.sum()
-    mean = torch.dot(values, weight) / total
-    error = (weight * (values - mean)).square().sum().sqrt() / total
-    return mean.item(), error.item()
-
-
-def _pooled(folds, values):
-    """Mean over the held-out rows of all folds, with its standard error."""
-    weight = torch.cat([fold.held_out.weight for fold in folds])
-    return _mean_and_error(torch.cat(values), weight)
-
-
-class _Stage:
-    """One block in training on all folds, in step.
-
-    Attributes
-    ----------
-    fields : list of VelocityField or None
-        Confined, one a fold: the best on the held-out rows, or, with no rows held out,
-        the last. None if none was better than no block at all.
-    n_iter : int
-        Iterations after which they were the best.
-    """
-
-    def __init__(self, folds, fields, step_size, options, generators, pace):
-        self.folds, self.step_size, self.options = folds, step_size, options
-        self.pace = pace
-        self.trainers = [
-            BlockTrainer(
-                _confined(f, fold.train), fold.train, step_size, options, g, pace
-            )
-            for f, fold, g in zip(fields, folds, generators, strict=True)
-        ]
-        self.fields, self.n_iter = None, 0
-
-    def run(self, n_iter):
-        """Train up to so many iterations, or for as long as there is time."""
-        while self.n_done < n_iter and self.progress < 1:
-            self._advance()
-        if not self.broken:
-            self.fields, self.n_iter = self.averages, self.n_done
-
-    def steer(self, movement, max_step_size):
-        """Train with a step size that follows the movement towards a given one.
-
-        Reparameterization as training goes on: a movement answers to the step size
-        within few iterations, and need not wait for the next round.
-        """
-        if math.isinf(self.step_size):
-            return
-        for i in range(1, _N_STEERS + 1):
-            target = i / _N_STEERS * _STEERED_SHARE
-            if self.progress >= target:
-                continue
-            while self.progress < target:
-                self._advance()
-            self.step_size = schedule.toward(
-                self.step_size, self._movement(), movement, max_step_size
-            )
-            for trainer in self.trainers:
-                trainer.step_size = self.step_size
-
-    def search(self, report, start=None):
-        """Train until held-out rows no longer improve on the start.
-
-        A new block, with `start` None, is judged by the likelihood it gives, and has to
-        be better than none. One that is trained again, from the fields `start`, serves
-        the blocks after it, and is judged by the JKO objective that it minimises.
-        """
-        self.fields = copy.deepcopy(start)
-        step_size = schedule.FREE if start is None else self.step_size
-        # A block that has learned loses at first by the learning rate that it starts
-        # again with, and needs all of the schedule to gain.
-        patience = self.options.patience if start is None else math.inf
-        best, self.n_iter = self._objective(start, step_size), self.n_done
-        disappointments = 0
-        while (progress := self.progress) < 1 and not self.broken:
-            n = self.options.n_evaluations
-            target = (math.floor(progress * n) + 1) / n
-            self._advance()
-            while self.progress < target:
-                self._advance()
-            value = self._objective(averages := self.averages, step_size)
-            report("scored", self.n_done, value)
-            disappointments += 1
-            if value < best:
-                best, disappointments = value, 0
-                self.fields = copy.deepcopy(averages)
-                self.n_iter = self.n_done
-            if disappointments >= patience:
-                break
-
-    @property
-    def blocks(self):
-        """One a fold."""
-        return self._solved(self.fields)
-
-    @property
-    def losses(self):
-        """JKO objective of the first fold's batches, up to the best iteration."""
-        return self.trainers[0].losses[: self.n_iter]
-
-    @property
-    def n_done(self):
-        """Iterations done."""
-        return self.trainers[0].n_iter
-
-    @property
-    def broken(self):
-        """Whether the training of one of the fields has been given up."""
-        return any(trainer.broken for trainer in self.trainers)
-
-    @property
-    def n_planned(self):
-        """Iterations that end the schedule of the learning rate."""
-        return round(self.n_done / self.progress) if self.n_done else 0
-
-    @property
-    def progress(self):
-        """Share of the training that is over."""
-        return self.pace.progress(self.n_done)
-
-    def _advance(self):
-        for trainer in self.trainers:
-            trainer.advance(1)
-
-    @property
-    def n_minibatches(self):
-        """Minibatches used in all folds."""
-        return sum(trainer.n_iter for trainer in self.trainers)
-
-    @property
-    def averages(self):
-        """Running averages of the fields in training, one a fold."""
-        return [trainer.average for trainer in self.trainers]
-
-    def _movement(self):
-        """Root mean square movement of (some) training rows by the fields so far."""
-        n_steps = self.options.n_ode_steps
-        blocks = [Block(f, self.step_size, n_steps) for f in self.averages]
-        return _movement(self.folds, blocks, _N_STEERING)
-
-    @torch.no_grad()
-    def _objective(self, fields, step_size):
-        """Mean JKO objective of the held-out rows; None is no block."""
-        blocks = [None] * len(self.folds) if fields is None else self._solved(fields)
-        values = []
-        for fold, block in zip(self.folds, blocks, strict=True):
-            rows, log_det = fold.held_out, fold.log_det
-            if block is not None:
-                rows, log_det = fold.push_held_out(block)
-            values.append(objective.jko(fold.held_out.x, rows.x, log_det, step_size))
-        return _pooled(self.folds, values)[0]
-
-    def _solved(self, fields):
-        return [
-            _solved(field, self.step_size, self.options, fold)
-            for field, fold in zip(fields, self.folds, strict=True)
-        ]
 
 
 class Crew:
@@ -486,7 +181,7 @@ class Crew:
                 pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
                 record = self._record(stage, folds, blocks, pushed)
                 if plan is None and not self._gain(folds, pushed) > 1:
-                    if _movement_share(folds, blocks) < self.options.movement_tol:
+                    if movement_share(folds, blocks) < self.options.movement_tol:
                         queue = [h for h in queue if math.isinf(h)]
                     report("dropped", stage.n_iter, record.validation_nll)
                     continue
@@ -630,7 +325,7 @@ class Crew:
             return step_sizes
         generator = torch.Generator().manual_seed(0)
         trainer = BlockTrainer(
-            _confined(fields[0], folds[0].train),
+            confined(fields[0], folds[0].train),
             folds[0].train,
             step_sizes[0],
             self.options,
@@ -650,7 +345,7 @@ class Crew:
         return Pace(n, self._round_deadline.part(1 / n_left))
 
     def _stage(self, folds, fields, step_size, pace):
-        return _Stage(folds, fields, step_size, self.options, self.generators, pace)
+        return Stage(folds, fields, step_size, self.options, self.generators, pace)
 
     def _behind(self, flows):
         """Return the folds behind all blocks of their flows."""
@@ -677,7 +372,7 @@ class Crew:
             stage.step_size,
             stage.n_iter,
             stage.n_planned,
-            _movement(folds, blocks, _N_MOVED),
+            movement(folds, blocks),
             stage.losses,
             self._mean_nll(pushed),
         )
@@ -685,29 +380,16 @@ class Crew:
     def _mean_nll(self, folds):
         if not self.decides:
             return None
-        return _pooled(folds, [fold.nll for fold in folds])[0]
+        return pooled(folds, [fold.nll for fold in folds])[0]
 
     def _gain(self, before, after):
         """Gain in held-out log-likelihood, in standard errors of the mean (paired)."""
         gains = [b.nll - a.nll for b, a in zip(before, after, strict=True)]
-        mean, error = _pooled(before, gains)
+        mean, error = pooled(before, gains)
         return mean / error if error > 0 else math.inf * mean if mean else 0.0
 
     def _report(self, round_kind, block, kind, n_iter, nll):
         self.on_event(Event(kind, round_kind, block, n_iter, nll))
-
-
-def _movement(folds, blocks, max_rows):
-    """Root mean square movement of (about so many) training rows of every fold."""
-    pairs = zip(folds, blocks, strict=True)
-    squares = [fold.mean_squares(block, max_rows)[0] for fold, block in pairs]
-    return math.sqrt(sum(squares) / len(squares))
-
-
-def _movement_share(folds, blocks):
-    """E|x - T(x)|^2 / E|T(x)|^2 over the training rows of the first fold."""
-    moved, length = folds[0].mean_squares(blocks[0], _N_MOVED)
-    return moved / length if length > 0 else 0.0
 
 
 def _joined(made, plan):

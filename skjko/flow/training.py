@@ -48,27 +48,6 @@ class Options:
     max_rollbacks: int = 8
 
 
-@dataclass
-class Rows:
-    """Rows x of shape (n, d) with weights (n,) of mean 1 and, perhaps, conditions."""
-
-    x: torch.Tensor
-    weight: torch.Tensor
-    context: torch.Tensor | None = None
-
-    def __len__(self):
-        return len(self.x)
-
-    def take(self, index):
-        """Return the rows at `index`."""
-        context = None if self.context is None else self.context[index]
-        return Rows(self.x[index], self.weight[index], context)
-
-    def mean(self, values):
-        """Weighted mean of one value a row."""
-        return torch.dot(values, self.weight).item() / self.weight.sum().item()
-
-
 def _optimizers(parameters, n_features, options):
     """Pairs of an optimizer and its share of the learning rate.
 

@@ -778,7 +778,7 @@ class JKOFlowDensity(
         self._check_count(n_samples, "n_samples", "sample", least=1)
         rng = check_random_state(random_state)
         Z = rng.standard_normal((n_samples, self.n_features_in_))
-        X = self._model.inverse_transform(Z)
+        X = self._model.generate(Z)
         support = self.support_
         return self._table.rebuild(X, support.lattice, support.lower, support.upper)
 

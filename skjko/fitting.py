@@ -222,7 +222,7 @@ def choose_grids(flow, preprocessing, rows, X, seed):
     # About where samples fall; the same whatever grids the flow came with.
     for block in flow.blocks:
         block.n_ode_steps = 4
-    own = flow.inverse(torch.as_tensor(base))
+    own = flow.generate(torch.as_tensor(base))
     Z = _active(preprocessing, X)
     farthest = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices
     probes = [

@@ -94,9 +94,23 @@ class Model:
 
     def inverse_transform(self, Z):
         """Data of latent positions."""
+        return self._back(lambda z: (self.flow.inverse(z),), Z)
+
+    def generate(self, Z):
+        """Data of latent positions up to the error of solver and single precision."""
+        single = copy.deepcopy(self.flow).float()
+
+        def move(z):
+            # Only the way of a row is rounded: rows that are distinct stay distinct.
+            start = z.float()
+            return (z + (single.generate(start) - start),)
+
+        return self._back(move, Z)
+
+    def _back(self, function, Z):
         n_active = self.flow.n_features
         z = torch.as_tensor(Z[:, :n_active].copy())
-        (moved,) = self._in_chunks(lambda x: (self.flow.inverse(x),), z)
+        (moved,) = self._in_chunks(function, z)
         return self.preprocessing.inverse(np.hstack([moved, Z[:, n_active:]]))
 
     def _in_chunks(self, function, x):

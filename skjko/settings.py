@@ -102,7 +102,7 @@ def work(estimator, n_samples, support, deadline, before=None):
         n_refinements,
         p.max_step_size,
         p.validation_fraction if p.early_stopping else None,
-        _new_field(p),
+        _new_field(p, n_samples),
         _options(p, n_samples),
         devices.resolve(p.device),
         _reporter(p),
@@ -112,7 +112,9 @@ def work(estimator, n_samples, support, deadline, before=None):
 
 
 def _options(p, n_samples):
-    batch_size = p.batch_size
+    batch_size, max_iter = p.batch_size, p.max_iter
+    if max_iter == "auto":
+        max_iter = 200 if n_samples < 2 * CROSS_VALIDATION_ROWS else 500
     if batch_size == "auto":
         largest = 1000 if p.n_features_in_ <= 3 else 500
         batch_size = min(n_samples, max(128, min(largest, n_samples // 16)))
@@ -124,7 +126,7 @@ def _options(p, n_samples):
         else {"n_evaluations": 10, "patience": 5}
     )
     return Options(
-        max_iter=p.max_iter,
+        max_iter=max_iter,
         batch_size=batch_size,
         learning_rate=p.learning_rate_init,
         alpha=p.alpha,
@@ -137,13 +139,13 @@ def _options(p, n_samples):
     )
 
 
-def _new_field(p):
+def _new_field(p, n_samples):
     """Return (n_features, generator) -> velocity field."""
     activation, frequency = p.activation, p.frequency
     if activation == "auto":
         activation = "fourier" if p.n_features_in_ <= 3 else "silu"
     if frequency == "auto":
-        frequency = 12.0 if activation == "fourier" else 1.0
+        frequency = _frequency(n_samples) if activation == "fourier" else 1.0
     is_sequence = np.ndim(p.hidden_layer_sizes) == 1
     sizes = tuple(p.hidden_layer_sizes) if is_sequence else (None,)
     even = activation == "fourier" and len(sizes) > 0
@@ -167,6 +169,14 @@ def _new_field(p):
         )
 
     return new_field
+
+
+def _frequency(n_samples):
+    """Highest frequency that so many rows in few dimensions can tell from noise.
+
+    Chosen on the distributions of `skjko.datasets` at 1,000 to 200,000 rows.
+    """
+    return min(12.0, 3.0 * max(1.0, n_samples / 1000) ** 0.26)
 
 
 def _reporter(p):

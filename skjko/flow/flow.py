@@ -9,7 +9,7 @@ from skjko.flow import objective, ode
 
 # Rows that go through a field at once: the activations of a usual width stay within
 # the processor's cache, and memory does not grow with the number of rows.
-CHUNK_SIZE = 2048
+CHUNK_SIZE = 1024
 
 
 def in_chunks(function, x, context=None):

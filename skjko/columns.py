@@ -144,6 +144,11 @@ class MarginalMap:
         return X
 
 
+def looked_at(n):
+    """Return the numbers of the rows, of n, that a map is chosen by."""
+    return np.linspace(0, n - 1, min(n, _MAX_ROWS)).astype(int)
+
+
 def choose_marginal_map(X, weight, gaussian_of):
     """Return the map of the columns that it helps on held-out rows, or None.
 
@@ -166,7 +171,7 @@ def choose_marginal_map(X, weight, gaussian_of):
     """
     if len(X) < _MIN_ROWS:
         return None
-    some = np.linspace(0, len(X) - 1, min(len(X), _MAX_ROWS)).astype(int)
+    some = looked_at(len(X))
     X, weight = X[some], weight[some]
     gained = np.array([_gain(x, weight) for x in X.T])
     helped = np.flatnonzero(gained > 0) if gained.sum() > _WORTHWHILE_GAIN else []

@@ -26,7 +26,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skjko import fitting, persistence, settings
+from skjko import chunks, fitting, persistence, settings
 from skjko.flow import devices, fields
 from skjko.flow.flow import Flow
 from skjko.flow.pace import Deadline
@@ -458,17 +458,9 @@ class JKOFlowDensity(
     def _validated_for_fit(self, X, sample_weight, X_val, earlier):
         """Checked arrays, without the rows of weight zero."""
         X = self._checked(X, ensure_min_samples=2, reset=earlier is None)
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        X, weight = X[weight > 0], weight[weight > 0]
-        if len(X) < 2:
-            raise ValueError(
-                f"{type(self).__name__} requires at least 2 samples with a positive "
-                f"sample_weight. Got {len(X)} instead."
-            )
-        # Divided by the largest, so that no sum of weights can overflow.
-        weight = weight / weight.max()
+        weight = np.broadcast_to(1.0, len(X))
+        if sample_weight is not None:
+            X, weight = self._weighted(X, sample_weight)
         if X_val is not None:
             if not self.early_stopping:
                 raise ValueError(
@@ -477,6 +469,21 @@ class JKOFlowDensity(
                 )
             X_val = self._checked(X_val)
         return X, weight, X_val
+
+    def _weighted(self, X, sample_weight):
+        """Rows of positive weight, with their checked weights, at most 1."""
+        weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        if not weight.all():
+            X, weight = (chunks.select(array, weight > 0) for array in (X, weight))
+        if len(X) < 2:
+            raise ValueError(
+                f"{type(self).__name__} requires at least 2 samples with a positive "
+                f"sample_weight. Got {len(X)} instead."
+            )
+        # Divided by the largest, so that no sum of weights can overflow.
+        return X, weight / weight.max()
 
     def _record(self, fitted):
         rounds = [r for r in fitted.rounds if r.accepted]
@@ -550,8 +557,9 @@ class JKOFlowDensity(
         """Check rows as scikit-learn does, and say more of what is missing."""
         owner = type(self).__name__
         check_table(X, owner)
+        dtype = chunks.dtypes(X)
         try:
-            return validate_data(self, X, dtype=np.float64, reset=reset, **kwargs)
+            return validate_data(self, X, dtype=dtype, reset=reset, **kwargs)
         except ValueError as error:
             message = missing_message(X, owner) if "NaN" in str(error) else None
             if message is None:
@@ -752,7 +760,8 @@ class JKOFlowDensity(
             Rows in the units of the data fitted.
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=np.float64, input_name="Z", estimator=self)
+        dtype = chunks.dtypes(Z)
+        Z = check_array(Z, dtype=dtype, input_name="Z", estimator=self)
         if Z.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "
@@ -780,10 +789,9 @@ class JKOFlowDensity(
         check_is_fitted(self)
         self._check_count(n_samples, "n_samples", "sample", least=1)
         rng = check_random_state(random_state)
-        Z = rng.standard_normal((n_samples, self.n_features_in_))
-        X = self._model.generate(Z)
-        support = self.support_
-        return self._table.rebuild(X, support.lattice, support.lower, support.upper)
+        parts = self._model.draw(n_samples, rng)
+        s = self.support_
+        return self._table.rebuild(n_samples, parts, s.lattice, s.lower, s.upper)
 
     def _check_count(self, value, name, method, least):
         is_int = isinstance(value, Integral) and not isinstance(value, bool)

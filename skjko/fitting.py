@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from skjko import chunks, splitting
 from skjko.flow import accuracy, history, scheme
 from skjko.flow.flow import Block
 from skjko.flow.fold import Fold
@@ -177,6 +178,8 @@ def train(X, weight, X_val, work, rng, earlier=None):
         train_set, held_out = splits[0]
         preprocessing = work.new_preprocessing().fit(*train_set)
         folds = [_fold(preprocessing, train_set, held_out, work.device)]
+        # What may be two copies of all rows has done its work.
+        del X, splits, train_set
         crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
         work.do(crew)
         return _fitted(preprocessing, crew, data, seed, crew.base_nll), held_out[0]
@@ -211,23 +214,27 @@ def choose_grids(flow, preprocessing, rows, X, seed):
     Held-out rows, the farthest training rows, own samples, and a box three times as
     wide as the data, where single columns are mapped: it has no end at a bound there.
     """
-    draw = np.random.RandomState(seed)
+    rng = np.random.RandomState(seed)
     if len(rows) > N_PROBES:
-        rows = rows[draw.choice(len(rows), N_PROBES, replace=False)]
-    Y, _ = preprocessing.map_columns(X)
-    low, high = Y.min(axis=0), Y.max(axis=0)
+        rows = rows[splitting.draw(len(rows), N_PROBES, rng)]
+    low, high = np.inf, -np.inf
+    farthest = torch.empty(0)
+    for _, part in chunks.in_float64(X):
+        Y, _ = preprocessing.map_columns(part)
+        low, high = np.minimum(low, Y.min(axis=0)), np.maximum(high, Y.max(axis=0))
+        Z = _active(preprocessing, part)
+        Z = torch.cat([farthest, Z]) if len(farthest) else Z
+        farthest = Z[Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices]
     centre, half = low + (high - low) / 2, (high - low) / 2
-    box = centre + 3 * half * draw.uniform(-1, 1, (N_PROBES, X.shape[1]))
-    base = draw.standard_normal((N_PROBES, flow.n_features))
+    box = centre + 3 * half * rng.uniform(-1, 1, (N_PROBES, X.shape[1]))
+    base = rng.standard_normal((N_PROBES, flow.n_features))
     # About where samples fall; the same whatever grids the flow came with.
     for block in flow.blocks:
         block.n_ode_steps = 4
     own = flow.generate(torch.as_tensor(base))
-    Z = _active(preprocessing, X)
-    farthest = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices
     probes = [
         _active(preprocessing, rows),
-        Z[farthest],
+        farthest,
         own,
         _active(preprocessing.gaussian_, box),
     ]
@@ -239,7 +246,10 @@ def _fingerprint(*arrays):
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr(None if array is None else array.shape).encode())
-        digest.update(b"" if array is None else array.tobytes())
+        if array is not None:
+            table = array.reshape(len(array), -1)
+            for _, part in chunks.in_float64(table):
+                digest.update(part.tobytes())
     return digest.hexdigest()
 
 
@@ -251,16 +261,29 @@ def _active(preprocessing, X):
 
 def _fold(preprocessing, train_set, held_out, device):
     """Whiten rows and weights; `held_out` may be None."""
-    to = partial(torch.as_tensor, dtype=torch.float32, device=device)
-
-    def rows(X, weight):
-        return Rows(to(_active(preprocessing, X)), to(weight / weight.mean()))
-
+    train = _training_rows(preprocessing, *train_set, device)
     if held_out is None:
-        return Fold(rows(*train_set))
-    Z, log_det = preprocessing.forward(held_out[0])
+        return Fold(train)
+    to = partial(torch.as_tensor, dtype=torch.float32, device=device)
+    X, weight = held_out
+    Z, log_det = preprocessing.forward(X)
     flat = Z[:, Z.shape[1] - preprocessing.n_flat_ :]
-    return Fold(rows(*train_set), rows(*held_out), to(log_det + normal_logpdf(flat)))
+    rows = Rows(to(_active(preprocessing, X)), to(weight / weight.mean()))
+    return Fold(train, rows, to(log_det + normal_logpdf(flat)))
+
+
+def _training_rows(preprocessing, X, weight, device):
+    """Whiten rows chunk by chunk: to the device, or to a file if they are too many."""
+    x = chunks.empty((len(X), X.shape[1] - preprocessing.n_flat_), np.float32)
+    relative = chunks.empty((len(X),), np.float32)
+    mean = weight.mean()
+    for where, rows in chunks.in_float64(X):
+        x[where] = _active(preprocessing, rows)
+        relative[where] = weight[where] / mean
+    tensors = torch.from_numpy(x), torch.from_numpy(relative)
+    if chunks.fits_memory(x.shape, x.dtype):
+        return Rows(*(tensor.to(device) for tensor in tensors))
+    return Rows(*tensors, to=device)
 
 
 def _moved(blocks, device, dtype):

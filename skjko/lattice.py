@@ -4,6 +4,8 @@
 
 import numpy as np
 
+from skjko import chunks
+
 # Columns are first looked at in this number of rows: one that has hardly any ties there
 # is as good as continuous.
 _SCREENED_ROWS = 1000
@@ -16,6 +18,10 @@ _ERRORS_PER_STEP = 50
 
 # Steps finer than this share of the range are not worth spreading over.
 _FINEST = 1e-6
+
+# More values than this, known up to rounding errors, make finer steps. They are no
+# longer collected then.
+_MOST_VALUES = 2 / _FINEST
 
 # Lattices that are decimal to this many places are kept so.
 _MOST_DECIMALS = 12
@@ -61,7 +67,7 @@ class Lattice:
 
     @classmethod
     def detect(cls, X, is_integer, is_bounded):
-        """Find the discrete columns of finite float64 rows.
+        """Find the discrete columns of finite rows.
 
         Parameters
         ----------
@@ -72,8 +78,9 @@ class Lattice:
             Whether there are bounds: integers can reach them, where a continuous column
             cannot, so they are discrete however many there are.
         """
-        kinds = zip(X.T, is_integer, is_integer & is_bounded, strict=True)
-        found = [_detect(*column) for column in kinds]
+        values = _distinct_values(X, is_integer, is_integer & is_bounded)
+        kinds = zip(values, is_integer, is_integer & is_bounded, strict=True)
+        found = [_detect(len(X), *column) for column in kinds]
         return cls(*np.array(found, dtype=float).reshape(-1, 2).T)
 
     @classmethod
@@ -83,23 +90,30 @@ class Lattice:
         Returns
         -------
         lattice : Lattice
-        off : ndarray of bool of shape (n_samples, n_features)
-            The values that are not on it.
+        off : tuple of int or None
+            The row and the column of the first value that is not on it.
         """
-        lattice = cls(np.where(steps > 0, X[0], 0.0), steps)
-        error = np.abs(X - lattice.round(X))
-        tolerance = 1e-3 * steps + _ULPS * np.spacing(np.abs(X).max(axis=0))
-        return lattice, (error > tolerance) & (steps > 0)
+        lattice = cls(np.where(steps > 0, X[0].astype(np.float64), 0.0), steps)
+        parts = [np.abs(rows).max(axis=0) for _, rows in chunks.in_float64(X)]
+        tolerance = 1e-3 * steps + _ULPS * np.spacing(np.max(parts, axis=0))
+
+        def is_off(rows):
+            return (np.abs(rows - lattice.round(rows)) > tolerance) & (steps > 0)
+
+        return lattice, chunks.first_true(is_off, X)
 
     def spread(self, X, rng):
         """Spread values evenly over their cells."""
         if not len(self.columns):
             return X
-        X = X.copy()
-        # Never exactly at the border of a cell, which may be that of the support.
-        noise = (rng.randint(2**30, size=(len(X), len(self.columns))) + 0.5) / 2**30
-        X[:, self.columns] += (noise - 0.5) * self.step[self.columns]
-        return X
+        spread = chunks.empty(X.shape, np.float64)
+        for where, rows in chunks.in_float64(X):
+            # Never exactly at the border of a cell, which may be that of the support.
+            noise = rng.randint(2**30, size=(len(rows), len(self.columns)))
+            noise = (noise + 0.5) / 2**30 - 0.5
+            spread[where] = rows
+            spread[where, self.columns] += noise * self.step[self.columns]
+        return spread
 
     def average(self, log_density, X):
         """Average a density over the cells around rows.
@@ -121,9 +135,10 @@ class Lattice:
         offsets, weight = self._rule()
         m = len(weight)
         parts = []
-        size = max(1, _ROWS_AT_ONCE // m)
-        for first in range(0, max(len(X), 1), size):
-            rows = np.repeat(X[first : first + size], m, axis=0)
+        # The points of a row, their offsets, and what comes of them.
+        row_bytes = 3 * 8 * m * X.shape[1]
+        for where in chunks.batches(len(X), row_bytes, at_most=_ROWS_AT_ONCE // m):
+            rows = np.repeat(X[where].astype(np.float64), m, axis=0)
             rows[:, self.columns] += np.tile(offsets, (len(rows) // m, 1))
             values = log_density(rows)
             values = values.reshape(*values.shape[:-1], -1, m) + np.log(weight)
@@ -172,17 +187,39 @@ class Lattice:
         return ((order + 0.5) / m - 0.5) * step, np.full(m, 1 / m)
 
 
-def _detect(x, is_integer, is_always):
-    """Return the start and step of one column; step 0 if it is continuous."""
-    if x.min() == x.max():
-        return x[0], np.inf
+def _distinct_values(X, is_integer, is_always):
+    """Return the distinct values of each column, or None where they are no lattice's.
+
+    For that they are too many: hardly any come again among the first that are looked
+    at, or there are more of them than a lattice may have steps.
+    """
+    n, d = X.shape
+    first = X[np.linspace(0, n - 1, min(n, _SCREENED_ROWS)).astype(int)]
+    values = [
+        None
+        if not integer and len(np.unique(x)) > _SCREENED_SHARE * len(x)
+        else np.empty(0)
+        for x, integer in zip(first.T, is_integer, strict=True)
+    ]
+    for _, rows in chunks.in_float64(X):
+        for j in range(d):
+            if values[j] is not None:
+                values[j] = np.union1d(values[j], rows[:, j])
+                if len(values[j]) > _MOST_VALUES and not is_always[j]:
+                    values[j] = None
+    return values
+
+
+def _detect(n, values, is_integer, is_always):
+    """Return the start and step of one column; step 0 if it is continuous.
+
+    From its distinct values, sorted, and the number n of all.
+    """
     continuous = 0.0, 0.0
-    n = len(x)
-    if not is_integer:
-        rows = np.linspace(0, n - 1, min(n, _SCREENED_ROWS)).astype(int)
-        if len(np.unique(x[rows])) > _SCREENED_SHARE * len(rows):
-            return continuous
-    values = np.unique(x)
+    if values is None:
+        return continuous
+    if len(values) == 1:
+        return values[0], np.inf
     tied = 2 * len(values) <= n
     if not (tied or is_integer):
         return continuous

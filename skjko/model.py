@@ -4,12 +4,18 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import torch
 
+from skjko import chunks
 from skjko.flow import objective
-from skjko.flow.flow import in_chunks
+from skjko.flow.flow import CHUNK_SIZE, in_chunks
+
+# So many float64 arrays of the rows live at once, at most, on their way through block 0
+# and the flow.
+_N_COPIES = 10
 
 
 def normal_logpdf(Z):
@@ -40,6 +46,22 @@ class Model:
             flow if self.device.type == "cpu" else copy.deepcopy(flow).to(device)
         )
 
+    @property
+    def n_features(self):
+        """Number of columns."""
+        return len(self.preprocessing.gaussian_.mean_)
+
+    def slices(self, n_rows):
+        """Yield slices of rows that fit into scikit-learn's working memory.
+
+        They are made of whole chunks of the flow, which so are always the same.
+        """
+        row_bytes = 8 * _N_COPIES * (self.n_features + 1)
+        return chunks.batches(n_rows, row_bytes, CHUNK_SIZE)
+
+    def _by_rows(self, function, X, axis=0):
+        return chunks.map_rows(function, X, self.slices(len(X)), axis)
+
     def whiten(self, X):
         """Columns that the flow moves, flat ones, and log|det| of every row."""
         Z, log_det = self.preprocessing.forward(X)
@@ -51,12 +73,14 @@ class Model:
 
         In discrete columns it is averaged over the cell around the row.
         """
-        return self.preprocessing.support.lattice.average(self._log_density, X)
+        lattice = self.preprocessing.support.lattice
+        return lattice.average(partial(self._by_rows, self._log_density), X)
 
     def _log_density(self, X):
         z, flat, log_det = self.whiten(X)
         (log_prob,) = self._in_chunks(lambda x: (self.flow.log_prob(x),), z)
-        return _finite_or_zero(z, log_prob + log_det + normal_logpdf(flat))
+        score = log_prob + log_det + normal_logpdf(flat)
+        return np.where(_is_finite(z), score, -np.inf)
 
     def staged_log_density(self, X):
         """Yield the log-density if the flow ended after block 0, 1, ..., K."""
@@ -68,18 +92,31 @@ class Model:
             yield from self._stages(X)
 
     def _stages(self, X):
-        z, flat, log_det = self.whiten(X)
-        log_det = log_det + normal_logpdf(flat)
-        x = z
-        yield _finite_or_zero(z, log_det + normal_logpdf(x.numpy()))
+        n, slices = len(X), list(self.slices(len(X)))
+        x = chunks.empty((n, self.flow.n_features), np.float64)
+        scores, log_det, is_finite = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
+        for rows in slices:
+            z, flat, increment = self.whiten(X[rows])
+            x[rows], log_det[rows] = z, increment + normal_logpdf(flat)
+            is_finite[rows] = _is_finite(z)
+            scores[rows] = log_det[rows] + normal_logpdf(x[rows])
+        yield np.where(is_finite, scores, -np.inf)
         for block in self.flow.blocks:
-            y, increment = self._in_chunks(lambda x, b=block: b(x)[:2], x)
-            x, log_det = torch.as_tensor(y), log_det + increment
-            nll = objective.negative_log_likelihood(x, torch.as_tensor(log_det))
-            yield _finite_or_zero(z, -nll.numpy())
+            for rows in slices:
+                y, increment = self._in_chunks(
+                    lambda x, b=block: b(x)[:2], torch.as_tensor(x[rows])
+                )
+                x[rows], log_det[rows] = y, log_det[rows] + increment
+                scores[rows] = -objective.negative_log_likelihood(
+                    torch.as_tensor(y), torch.as_tensor(log_det[rows])
+                )
+            yield np.where(is_finite, scores, -np.inf)
 
     def trajectory(self, X, n_between=0):
         """Whitened positions after block 0 and every other block, and in between."""
+        return self._by_rows(partial(self._trajectory, n_between=n_between), X, axis=1)
+
+    def _trajectory(self, X, n_between):
         z, flat, _ = self.whiten(X)
         positions = self._in_chunks(
             lambda x: tuple(self.flow.trajectory(x, n_between=n_between)), z
@@ -88,13 +125,22 @@ class Model:
 
     def transform(self, X):
         """Latent positions of data."""
+        return self._by_rows(self._transform, X)
+
+    def _transform(self, X):
         z, flat, _ = self.whiten(X)
         (latent,) = self._in_chunks(lambda x: (self.flow.push(x),), z)
         return np.hstack([latent, flat])
 
     def inverse_transform(self, Z):
         """Data of latent positions."""
-        return self._back(lambda z: (self.flow.inverse(z),), Z)
+        return self._by_rows(partial(self._back, self.flow.inverse), Z)
+
+    def draw(self, n_samples, rng):
+        """Yield slices of rows, until they are so many, with rows drawn for them."""
+        for where in self.slices(n_samples):
+            n = min(where.stop, n_samples) - where.start
+            yield where, self.generate(rng.standard_normal((n, self.n_features)))
 
     def generate(self, Z):
         """Data of latent positions up to the error of solver and single precision."""
@@ -103,14 +149,14 @@ class Model:
         def move(z):
             # Only the way of a row is rounded: rows that are distinct stay distinct.
             start = z.float()
-            return (z + (single.generate(start) - start),)
+            return z + (single.generate(start) - start)
 
         return self._back(move, Z)
 
     def _back(self, function, Z):
         n_active = self.flow.n_features
         z = torch.as_tensor(Z[:, :n_active].copy())
-        (moved,) = self._in_chunks(function, z)
+        (moved,) = self._in_chunks(lambda x: (function(x),), z)
         return self.preprocessing.inverse(np.hstack([moved, Z[:, n_active:]]))
 
     def _in_chunks(self, function, x):
@@ -124,10 +170,11 @@ class Model:
         return tuple(part.numpy() for part in parts)
 
 
-def _finite_or_zero(z, scores):
-    """Scores, or -inf where the square of a row's length overflows.
+def _is_finite(z):
+    """Whether the square of a row's length is no overflow.
 
-    Beyond about 1e154 standard deviations the logarithm of the density overflows too.
+    Beyond about 1e154 standard deviations the logarithm of the density overflows too:
+    there it is -inf.
     """
     with np.errstate(over="ignore"):
-        return np.where(np.isfinite(np.square(z.numpy()).sum(1)), scores, -np.inf)
+        return np.isfinite(np.square(z.numpy()).sum(1))

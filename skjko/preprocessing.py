@@ -3,9 +3,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import numpy as np
-from sklearn.covariance import ledoit_wolf_shrinkage
 
-from skjko.columns import choose_marginal_map
+from skjko import chunks, columns
 
 # A column whose spread is below this share of its magnitude is constant: the digits
 # that would tell its values apart are rounding errors.
@@ -44,32 +43,50 @@ class GaussianWhitening:
         Share of the identity in the correlation matrix used.
     """
 
-    def fit(self, X, sample_weight=None):
-        """Estimate the Gaussian from finite float64 rows with positive weights."""
+    def fit(self, X, sample_weight=None, mapped=None):
+        """Estimate the Gaussian from finite rows with positive weights.
+
+        `mapped` is what happens to the rows before, chunk by chunk.
+        """
         n, d = X.shape
-        weight = np.ones(n) if sample_weight is None else sample_weight
-        share = weight / weight.sum()
+        weight = np.broadcast_to(1.0, n) if sample_weight is None else sample_weight
+        total = weight.sum()
+
+        def parts(function=lambda rows: rows):
+            """Yield the shares of rows in the weight, and a function of the rows."""
+            for where, rows in chunks.in_float64(X):
+                rows = rows if mapped is None else mapped(rows)
+                yield weight[where] / total, function(rows)
+
         # A shift by a data point first: the mean of numbers of like size is exact to
         # rounding, and a constant column becomes exactly zero.
-        shift = X[0]
-        centered = X - shift
-        offset = share @ centered
-        centered -= offset
+        shift = next(rows[0].copy() for _, rows in parts())
+        offset = sum(share @ rows for share, rows in parts(lambda rows: rows - shift))
+
+        def centered(rows):
+            return (rows - shift) - offset
+
         self.mean_ = shift + offset
-        peak = np.abs(centered).max(axis=0)
+        peaks = [np.abs(rows).max(axis=0) for _, rows in parts(centered)]
+        peak = np.max(peaks, axis=0)
         magnitude = np.abs(self.mean_) + peak
         safe_peak = np.where(peak > 0, peak, 1.0)
-        spread = safe_peak * np.sqrt(share @ (centered / safe_peak) ** 2)
+        spread = safe_peak * np.sqrt(
+            sum(share @ (rows / safe_peak) ** 2 for share, rows in parts(centered))
+        )
         constant = (peak == 0) | (spread <= _CONSTANT_TOL * magnitude)
         self.scale_ = np.where(
             constant, _CONSTANT_SCALE * np.where(magnitude > 0, magnitude, 1.0), spread
         )
-        Z = np.where(constant, 0.0, centered / self.scale_)
-        rows = Z * np.sqrt(share * n)[:, np.newaxis]
-        correlation = rows.T @ rows / n
-        self.shrinkage_ = (
-            float(ledoit_wolf_shrinkage(rows, assume_centered=True)) if d > 1 else 0.0
-        )
+        squares, fourths, trace = 0.0, 0.0, 0.0
+        for share, rows in parts(centered):
+            rows = np.where(constant, 0.0, rows / self.scale_)
+            rows *= np.sqrt(share * n)[:, np.newaxis]
+            squares = squares + rows.T @ rows
+            rows **= 2
+            fourths, trace = fourths + rows.T @ rows, trace + rows.sum(axis=0)
+        correlation = squares / n
+        self.shrinkage_ = _shrinkage(squares, fourths, trace, n) if d > 1 else 0.0
         mean_variance = np.trace(correlation) / d or 1.0
         values, vectors = np.linalg.eigh(correlation)
         values, vectors = values[::-1], vectors[:, ::-1]
@@ -138,6 +155,23 @@ class GaussianWhitening:
         return (Z @ self._inverse) * self.scale_ + self.mean_
 
 
+def _shrinkage(squares, fourths, trace, n):
+    """Share of the identity that makes the best covariance, by Ledoit and Wolf.
+
+    It is the variance of the covariance's entries over their distance from a multiple
+    of the identity. From sums over n rows z of mean zero: of z_i z_j, of z_i^2 z_j^2,
+    and of z_i^2.
+    """
+    d = len(trace)
+    variances = trace / n
+    scale = variances.sum() / d
+    length = (squares**2).sum() / n**2
+    noise = 1.0 / (d * n) * (fourths.sum() / n - length)
+    distance = (length - 2.0 * scale * variances.sum() + d * scale**2) / d
+    noise = min(noise, distance)
+    return float(noise / distance) if noise != 0 else 0.0
+
+
 class Preprocessing:
     """Block 0 of the flow: maps of single columns, then a Gaussian of all of them.
 
@@ -163,16 +197,31 @@ class Preprocessing:
 
     def fit(self, X, sample_weight=None):
         """Fit to rows inside of the bounds, spread over their cells."""
-        weight = np.ones(len(X)) if sample_weight is None else sample_weight
+        weight = sample_weight
+        if weight is None:
+            weight = np.broadcast_to(1.0, len(X))
         bounds = self.support.bounds
-        Y = X if bounds is None else bounds.forward(X)[0]
         marginal = None
         if self.with_marginal:
-            marginal = choose_marginal_map(
-                Y, weight, lambda rows, share: GaussianWhitening().fit(rows, share)
+            some = columns.looked_at(len(X))
+            Y = X[some].astype(np.float64)
+            marginal = columns.choose_marginal_map(
+                Y if bounds is None else bounds.forward(Y)[0],
+                weight[some],
+                lambda rows, share: GaussianWhitening().fit(rows, share),
             )
-        Y = Y if marginal is None else marginal.forward(Y)[0]
-        return self.complete(marginal, GaussianWhitening().fit(Y, weight))
+        self._maps = [one for one in (bounds, marginal) if one is not None]
+
+        def mapped(rows):
+            return self.map_columns(rows)[0]
+
+        gaussian = GaussianWhitening()
+        if chunks.is_large(X):
+            # It looks at the rows several times, and they are mapped each time anew.
+            gaussian.fit(X, weight, mapped)
+        else:
+            gaussian.fit(mapped(X), weight)
+        return self.complete(marginal, gaussian)
 
     def complete(self, marginal, gaussian):
         """Take fitted parts."""
@@ -190,7 +239,7 @@ class Preprocessing:
 
         It is -inf for rows outside of the bounds.
         """
-        log_det = np.zeros(len(X))
+        X, log_det = chunks.as_float64(X), np.zeros(len(X))
         for one in self._maps:
             X, increment = one.forward(X)
             log_det += increment
@@ -199,7 +248,7 @@ class Preprocessing:
     def forward(self, X):
         """Map rows to z; return z and log|det dz/dx| of every row."""
         if not self._maps:
-            return self.gaussian_.forward(X)
+            return self.gaussian_.forward(chunks.as_float64(X))
         Y, log_det = self.map_columns(X)
         Z, increment = self.gaussian_.forward(Y)
         return Z, log_det + increment

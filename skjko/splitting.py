@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 from sklearn.model_selection import KFold
+from sklearn.utils.random import sample_without_replacement
+
+from skjko import chunks
 
 # The rule for small samples. Up to GAUSSIAN_ROWS rows nothing but the shrunk Gaussian
 # can be told from noise; below CROSS_VALIDATION_ROWS a tenth held out is too few rows
@@ -16,6 +19,16 @@ N_FOLDS = 3
 
 # Held-out rows beyond this number would cost time and no longer change a decision.
 MAX_VALIDATION_ROWS = 5000
+
+# Up to this number, rows are drawn by shuffling the numbers of all.
+_MAX_SHUFFLED = 2**22
+
+
+def draw(n, size, rng):
+    """Return the numbers of some of n rows, none of them twice."""
+    if n <= _MAX_SHUFFLED:
+        return rng.permutation(n)[:size]
+    return sample_without_replacement(n, size, random_state=rng)
 
 
 def held_out_splits(X, weight, X_val, validation_fraction, rng):
@@ -29,7 +42,15 @@ def held_out_splits(X, weight, X_val, validation_fraction, rng):
     if n < CROSS_VALIDATION_ROWS:
         folds = KFold(N_FOLDS, shuffle=True, random_state=rng).split(X)
         return [((X[a], weight[a]), (X[b], weight[b])) for a, b in folds]
-    order = rng.permutation(n)
     n_val = min(math.ceil(validation_fraction * n), MAX_VALIDATION_ROWS, n - 2)
-    a, b = order[n_val:], order[:n_val]
-    return [((X[a], weight[a]), (X[b], weight[b]))]
+    if chunks.is_large(X):
+        # The others stay in their order, for disks read one after another far faster.
+        b = draw(n, n_val, rng)
+        stays = np.ones(n, dtype=bool)
+        stays[b] = False
+        train_set = chunks.select(X, stays), chunks.select(weight, stays)
+    else:
+        order = rng.permutation(n)
+        a, b = order[n_val:], order[:n_val]
+        train_set = X[a], weight[a]
+    return [(train_set, (X[b], weight[b]))]

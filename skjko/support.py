@@ -7,6 +7,7 @@ from numbers import Real
 
 import numpy as np
 
+from skjko import chunks
 from skjko.columns import Bounds
 from skjko.lattice import Lattice
 
@@ -39,7 +40,7 @@ class Support:
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features)
-            Finite float64 rows.
+            Finite rows.
         table : Table
             Their form.
         bounds, discrete
@@ -62,12 +63,12 @@ class Support:
         else:
             steps = _parse_steps(discrete, table, d, owner)
             lattice, off = Lattice.given(X, steps)
-            if off.any():
-                i, j = np.argwhere(off)[0]
+            if off is not None:
+                i, j = off
                 raise ValueError(
                     f"The 'discrete' parameter of {owner} says that values of "
                     f"{table.label(j)} are {steps[j]:g} apart, but row {i} has "
-                    f"{X[i, j]:.15g} and row 0 has {X[0, j]:.15g}."
+                    f"{float(X[i, j]):.15g} and row 0 has {float(X[0, j]):.15g}."
                 )
         return cls(lattice, lower, upper)
 
@@ -75,13 +76,13 @@ class Support:
         """Raise a ValueError that names the first value outside of the bounds."""
         if self.bounds is None:
             return
-        outside = self.bounds.outside(X)
-        if outside.any():
-            i, j = np.argwhere(outside)[0]
+        outside = chunks.first_true(self.bounds.outside, X)
+        if outside is not None:
+            i, j = outside
             discrete = self.lattice.step[j] > 0
             raise ValueError(
-                f"{name} has values outside of the bounds: {X[i, j]:.15g} in row {i} "
-                f"of {table.label(j)}, whose bounds are ({self.lower[j]:g}, "
+                f"{name} has values outside of the bounds: {float(X[i, j]):.15g} in "
+                f"row {i} of {table.label(j)}, whose bounds are ({self.lower[j]:g}, "
                 f"{self.upper[j]:g})"
                 f"{'' if discrete else ', which no value of it may reach'}. Correct "
                 "the value, drop the row or widen the bounds."

@@ -4,6 +4,8 @@
 
 import numpy as np
 
+from skjko import chunks
+
 # Types of columns that samples can have, by the names NumPy, pandas and polars use.
 _SIZES = {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}
 _NUMPY = {"bool"} | {f"{kind}{size}" for kind, all_ in _SIZES.items() for size in all_}
@@ -64,36 +66,39 @@ class Table:
         """Return a column's name for messages."""
         return f"column {j}" if self.names is None else f"column {self.names[j]!r}"
 
-    def rebuild(self, X, lattice, lower, upper):
+    def rebuild(self, n_samples, parts, lattice, lower, upper):
         """Give rows the form of the table.
 
         Parameters
         ----------
-        X : ndarray of shape (n_samples, n_features)
-            Rows in data units.
+        n_samples : int
+            Number of rows.
+        parts : iterable of (slice, ndarray)
+            Which rows, and what they are in data units, until all have come.
         lattice : Lattice
             Of the values.
         lower, upper : ndarray of shape (n_features,)
             Bounds of the values: closed in discrete columns, open in others.
         """
-        X = lattice.round(X)
         discrete = lattice.step > 0
         types = [_numpy(name) for name in self.dtypes]
-        if self.container == "numpy" and len(set(types)) == 1:
-            dtype = types[0]
+        if self.container == "numpy":
+            dtype = types[0] if len(set(types)) == 1 else np.dtype(float)
             if dtype.kind in "iub" and not discrete.all():
                 dtype = np.dtype(float)
-            types = [dtype] * X.shape[1]
-        elif self.container == "numpy":
-            types = [np.dtype(float)] * X.shape[1]
-        columns = [
-            _as_type(x, t, is_open, a, b)
-            for x, t, is_open, a, b in zip(
-                X.T, types, ~discrete, lower, upper, strict=True
-            )
-        ]
+            types = [dtype] * len(types)
+            table = np.empty((n_samples, len(types)), dtype)
+            columns = list(table.T)
+        else:
+            columns = [np.empty(n_samples, dtype) for dtype in types]
+        for where, rows in parts:
+            forms = zip(types, ~discrete, lower, upper, strict=True)
+            for column, x, form in zip(
+                columns, lattice.round(rows).T, forms, strict=True
+            ):
+                column[where] = _as_type(x, *form)
         if self.container == "numpy":
-            return np.column_stack(columns)
+            return table
         if self.container == "polars":
             import polars as pl
 
@@ -142,12 +147,15 @@ def missing_message(X, estimator):
     """Return what to say of the missing values of X, or None if it has none."""
     if _container(X) == "numpy":
         try:
-            array = np.asarray(X, dtype=float)
+            # No copy of what is an array of floats, which may be larger than memory.
+            kept = isinstance(X, np.ndarray) and X.dtype.kind == "f"
+            array = np.asarray(X, dtype=None if kept else float)
         except (TypeError, ValueError):
             return None
         if array.ndim != 2:
             return None
-        counts, names = np.isnan(array).sum(axis=0), range(array.shape[1])
+        counts = sum(np.isnan(x).sum(axis=0) for _, x in chunks.in_float64(array))
+        names = range(array.shape[1])
         drop = "X[~np.isnan(X).any(axis=1)]"
     else:
         counts = _missing_counts(X)

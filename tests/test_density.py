@@ -131,7 +131,7 @@ def test_scores_are_float64_rows(density, fresh):
 def test_a_score_does_not_depend_on_other_rows(density):
     rows = moons().sample(10_000, random_state=2)
     scores = density.score_samples(rows)
-    some = [0, 1, 2047, 2048, 9999]
+    some = [0, 1, 1023, 1024, 9999]
     alone = [density.score_samples(rows[[i]])[0] for i in some]
     np.testing.assert_allclose(alone, scores[some], atol=1e-7, rtol=0)
     order = np.random.RandomState(0).permutation(len(rows))

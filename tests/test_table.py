@@ -135,7 +135,7 @@ def test_values_fit_their_type(dtype):
     lattice = Lattice(np.zeros(1), np.ones(1))
     low, high = np.array([-np.inf]), np.array([np.inf])
     rows = np.array([[-1e300], [0.0], [1e300]])
-    sample = table.rebuild(rows, lattice, low, high)
+    sample = table.rebuild(len(rows), [(slice(None), rows)], lattice, low, high)
     assert sample.dtype == dtype
     assert sample[0, 0] <= 0 <= sample[2, 0]
     assert sample[1, 0] == 0
@@ -147,7 +147,7 @@ def test_bounds_are_open_in_every_type(dtype):
     table = Table.of(np.zeros((1, 1), dtype))
     low, high = np.array([0.1]), np.array([0.7])
     rows = Bounds(low, high).clip(np.array([[-9.0], [0.1], [0.7], [9.0]]))
-    sample = table.rebuild(rows, Lattice.none(1), low, high)
+    sample = table.rebuild(len(rows), [(slice(None), rows)], Lattice.none(1), low, high)
     assert sample.dtype == dtype
     assert (sample.astype(float) > 0.1).all()
     assert (sample.astype(float) < 0.7).all()

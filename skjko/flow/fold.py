@@ -36,7 +36,7 @@ class Fold:
     def train(self):
         """Training rows, where they are."""
         if self._behind is not None:
-            self._train = self._pushed(self._train, self._behind)
+            self._train = _pushed(self._train, self._behind)
             self._behind = None
         return self._train
 
@@ -64,15 +64,14 @@ class Fold:
     def mean_squares(self, block, max_rows):
         """E|x - T(x)|^2 and E|T(x)|^2 of (about so many) training rows."""
         rows = self.train.some(max_rows)
-        pushed = self._pushed(rows, block)
+        pushed = _pushed(rows, block)
         moved = objective.squared_displacement(rows.x, pushed.x)
         return rows.mean(moved), rows.mean(pushed.x.square().sum(1))
 
-    @staticmethod
-    @torch.no_grad()
-    def _pushed(rows, block):
-        (y,) = in_chunks(lambda x, c: (block.push(x, c),), rows.x, rows.context)
-        return Rows(y, rows.weight, rows.context)
+
+@torch.no_grad()
+def _pushed(rows, block):
+    return rows.mapped(block.push)
 
 
 def _mean_and_error(values, weight):

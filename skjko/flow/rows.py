@@ -7,14 +7,24 @@ from dataclasses import dataclass
 
 import torch
 
+from skjko.flow import spill
+
+# Rows looked at together.
+_CHUNK_SIZE = 2048
+
 
 @dataclass
 class Rows:
-    """Rows x of shape (n, d) with weights (n,) of mean 1 and, perhaps, conditions."""
+    """Rows x of shape (n, d) with weights (n,) of mean 1 and, perhaps, conditions.
+
+    Rows that are too many for memory have `x` in a file (see `spill`). What is taken of
+    them goes to the device `to`; it is None for rows that are on their device already.
+    """
 
     x: torch.Tensor
     weight: torch.Tensor
     context: torch.Tensor | None = None
+    to: torch.device | None = None
 
     def __len__(self):
         return len(self.x)
@@ -22,7 +32,31 @@ class Rows:
     def take(self, index):
         """Return the rows at `index`."""
         context = None if self.context is None else self.context[index]
-        return Rows(self.x[index], self.weight[index], context)
+        if self.to is None:
+            return Rows(self.x[index], self.weight[index], context)
+        context = None if context is None else context.to(self.to)
+        return Rows(self.x[index].to(self.to), self.weight[index].to(self.to), context)
+
+    def mapped(self, function):
+        """Return the rows with `function(x, context)`, of chunks of them, for x.
+
+        They are in memory, or in a file, as these are.
+        """
+        if self.to is None:
+            x = torch.empty_like(self.x)
+        else:
+            x = torch.from_numpy(spill.empty(self.x.shape, self.x.numpy().dtype))
+        for start in range(0, len(x), _CHUNK_SIZE):
+            where = slice(start, start + _CHUNK_SIZE)
+            part = self.take(where)
+            x[where] = function(part.x, part.context)
+        return Rows(x, self.weight, self.context, self.to)
+
+    @property
+    def radius(self):
+        """Largest length of a row."""
+        parts = self.x.split(_CHUNK_SIZE)
+        return max(part.square().sum(1).max() for part in parts).sqrt().item()
 
     def mean(self, values):
         """Weighted mean of one value a row."""

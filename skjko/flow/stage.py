@@ -24,8 +24,7 @@ _SLACK, _N_PROBES, _MAX_STEPS = 10.0, 512, 32
 
 def confined(velocity_field, rows):
     """The field, faded out beyond the farthest of the rows it is trained on."""
-    radius = 1.25 * rows.x.square().sum(1).max().sqrt().item()
-    return Confined(velocity_field, radius)
+    return Confined(velocity_field, 1.25 * rows.radius)
 
 
 def _solved(velocity_field, step_size, options, fold):

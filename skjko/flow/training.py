@@ -12,6 +12,10 @@ import torch
 from skjko.flow import divergence, objective, ode
 from skjko.flow.pace import Pace
 
+# Of more rows batches are drawn with replacement: shuffled numbers of all would take
+# memory, and in so many rows few of them meet again.
+_MAX_SHUFFLED = 2**22
+
 
 @dataclass(frozen=True)
 class Options:
@@ -115,8 +119,13 @@ class BlockTrainer:
             # Without replacement within an epoch; an incomplete last batch is left for
             # the next shuffle, so that all batches weigh the same.
             n, size = len(self._rows), min(self.options.batch_size, len(self._rows))
-            shuffled = torch.randperm(n, generator=self._generator)
-            self._order = iter(shuffled[: n - n % size].split(size))
+            if n > _MAX_SHUFFLED:
+                numbers = torch.randint(n, (size,), generator=self._generator)
+            else:
+                numbers = torch.randperm(n, generator=self._generator)
+            self._order = iter(
+                numbers[: len(numbers) - len(numbers) % size].split(size)
+            )
             batch = next(self._order)
         return self._rows.take(batch.to(self._rows.x.device))
 

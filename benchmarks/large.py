@@ -1,0 +1,121 @@
+"""Memory of training on files: it does not grow with their rows. Linux only.
+
+    OMP_NUM_THREADS=1 python benchmarks/large.py
+
+Every line is a process of its own that maps a float32 file of random rows into memory
+and trains two blocks on it, and then scores its rows. "Anonymous" is memory with no
+file behind it, which is what a machine can run out of: the largest amount seen, every
+10 ms, less that after the imports and a small fit. Pages of files, the data's and those
+of temporary files, are not in it: the system takes them back when it needs room.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import torch
+from memory import processor
+
+from skjko import JKOFlowDensity
+
+N_COLUMNS, AT_ONCE, WIDTHS, N_SCORED = 20, 100_000, (32, 32), 300_000
+
+
+def write(path, n_rows):
+    X = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, N_COLUMNS))
+    rng = np.random.default_rng(0)
+    for start in range(0, n_rows, AT_ONCE):
+        rows = X[start : start + AT_ONCE]
+        rows[:] = rng.standard_normal(rows.shape, dtype=np.float32)
+        rows[:, ::2] += rows[:, 1::2] ** 2
+
+
+class Watch(threading.Thread):
+    """Looks at this process's anonymous memory while a block of code runs."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.peak, self._done = 0.0, threading.Event()
+
+    def __enter__(self):
+        self._before, self._start = self._now(), time.perf_counter()
+        self.start()
+        return self
+
+    def __exit__(self, *args):
+        self.seconds = time.perf_counter() - self._start
+        self._done.set()
+        self.join()
+
+    def run(self):
+        while not self._done.wait(0.01):
+            self.peak = max(self.peak, self._now() - self._before)
+
+    @staticmethod
+    def _now():
+        """Anonymous memory in MB."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return (
+            next(int(li.split()[1]) for li in lines if li.startswith("RssAnon")) / 1e3
+        )
+
+
+def child(path):
+    X = np.load(path, mmap_mode="r")
+    few = np.array(X[:2000])
+    density = JKOFlowDensity(
+        max_blocks=2, hidden_layer_sizes=WIDTHS, max_iter=100, random_state=0
+    )
+    density.fit(few).score_samples(few)
+    with Watch() as fit:
+        density.fit(X)
+    with Watch() as score:
+        density.score_samples(X[:N_SCORED])
+    print(fit.peak, fit.seconds, score.peak, score.seconds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 4 * 10**6])
+    parser.add_argument("--working-memory", type=int, nargs="+", default=[64, 1024])
+    args = parser.parse_args()
+    if args.child:
+        path, working_memory = args.child
+        with sklearn.config_context(working_memory=int(working_memory)):
+            return child(path)
+    print(
+        f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{N_COLUMNS} columns, 2 blocks of {WIDTHS} and 100 iterations, "
+        f"scores of {N_SCORED} rows\n"
+    )
+    print(
+        "| rows | file, MB | working_memory, MiB | fit: anonymous, MB | fit, s "
+        "| scores: anonymous, MB | scores, s |\n|---|---|---|---|---|---|---|"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for n_rows in args.rows:
+            path = Path(folder) / "X.npy"
+            write(path, n_rows)
+            for working_memory in args.working_memory:
+                child_args = ["--child", str(path), str(working_memory)]
+                command = [sys.executable, __file__, *child_args]
+                figures = map(float, subprocess.check_output(command).split())
+                cells = " | ".join(f"{figure:.0f}" for figure in figures)
+                size = path.stat().st_size / 1e6
+                print(
+                    f"| {n_rows} | {size:.0f} | {working_memory} | {cells} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

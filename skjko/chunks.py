@@ -1,0 +1,156 @@
+"""Rows a chunk at a time, and what is too large for memory on disk.
+
+Training goes through chunks of a fixed size, so that a model depends on no setting of
+the machine. Scores are functions of the row alone, so their chunks are as large as
+scikit-learn's `working_memory` allows.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+
+import numpy as np
+from sklearn import get_config
+from sklearn.utils import gen_batches
+
+from skjko.flow import spill
+
+CHUNK_VALUES = 2**22
+"""Values, rows times columns, that training looks at together."""
+
+# Of the working memory, for one array: training has up to four as long as the data.
+_SHARE = 1 / 4
+
+
+def _working_memory():
+    """In bytes."""
+    return get_config()["working_memory"] * 2**20
+
+
+def dtypes(X):
+    """Return the types that rows may have in validation, the first if in no other.
+
+    What goes to float64 without loss, a chunk at a time, need not go there as a whole.
+    """
+    narrow = isinstance(X, np.ndarray) and X.dtype.isnative and X.dtype.kind in "fiub"
+    if not narrow or X.dtype.itemsize > 8 or X.dtype == np.float16:
+        return np.float64
+    return [np.float64, X.dtype]
+
+
+def is_large(X):
+    """Whether rows make more than one chunk in training."""
+    return X.size > CHUNK_VALUES
+
+
+def as_float64(X):
+    """Return rows in float64, and in C order: sums may depend on it in the last bit."""
+    return np.asarray(X, dtype=np.float64, order="C")
+
+
+def in_float64(X):
+    """Yield the slices of rows that make a chunk in training, with the rows in float64.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Of numbers of any type; in memory or not.
+
+    Yields
+    ------
+    where : slice
+    rows : ndarray of shape (n_rows, n_features)
+        To be read only: if X is in float64, they are its own.
+    """
+    for where in gen_batches(len(X), max(1, CHUNK_VALUES // X.shape[1])):
+        yield where, as_float64(X[where])
+
+
+def first_true(test, X):
+    """Return the row and the column of the first value that a test finds, or None.
+
+    Parameters
+    ----------
+    test : callable
+        Maps float64 rows to as many rows of bools.
+    X : ndarray of shape (n_samples, n_features)
+    """
+    for where, rows in in_float64(X):
+        found = test(rows)
+        if found.any():
+            i, j = np.argwhere(found)[0]
+            return where.start + i, j
+    return None
+
+
+def fits_memory(shape, dtype):
+    """Whether an array is no larger than its share of the working memory."""
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    return n_bytes <= _SHARE * _working_memory()
+
+
+def empty(shape, dtype):
+    """Return an array, on disk if it does not fit into memory."""
+    return (np if fits_memory(shape, dtype) else spill).empty(shape, dtype)
+
+
+def select(X, keep):
+    """Return rows of an array, in their order.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, ...)
+    keep : ndarray of bool of shape (n,)
+    """
+    kept = empty((np.count_nonzero(keep), *X.shape[1:]), X.dtype)
+    done = 0
+    for where in gen_batches(len(X), max(1, CHUNK_VALUES // math.prod(X.shape[1:]))):
+        part = X[where][keep[where]]
+        kept[done : done + len(part)] = part
+        done += len(part)
+    return kept
+
+
+def batches(n_rows, row_bytes, multiple=1, at_most=None):
+    """Yield the slices of rows that fit into the working memory.
+
+    Parameters
+    ----------
+    n_rows : int
+        With no row at all there is one slice, of none.
+    row_bytes : int
+        Memory that a row takes on its way.
+    multiple : int
+        Where a slice can be longer than this, its length is a multiple of it.
+    at_most : int, optional
+        Largest number of rows.
+    """
+    size = max(1, int(_working_memory() // row_bytes))
+    if at_most is not None:
+        size = max(1, min(size, at_most))
+    if size > multiple:
+        size -= size % multiple
+    yield from gen_batches(max(n_rows, 1), size)
+
+
+def map_rows(function, X, slices, axis=0):
+    """Apply a function to slices of rows and join the results.
+
+    Parameters
+    ----------
+    function : callable
+        Maps float64 rows to an array that has as many along `axis`.
+    X : ndarray of shape (n_samples, n_features)
+    slices : iterable of slice
+    axis : int
+    """
+    joined = None
+    for where in slices:
+        part = function(as_float64(X[where]))
+        if part.shape[axis] == len(X):
+            return part
+        if joined is None:
+            shape = (*part.shape[:axis], len(X), *part.shape[axis + 1 :])
+            joined = np.empty(shape, part.dtype)
+        joined[(slice(None),) * axis + (where,)] = part
+    return joined

@@ -291,7 +291,6 @@ def test_results_do_not_depend_on_the_working_memory(fitted, working_memory):
             fitted.score_samples(X[:300]),
             Z,
             fitted.inverse_transform(Z),
-            fitted.sample(5000, random_state=0),
             fitted.trajectory(X, 1),
             *fitted.staged_score_samples(X[:300]),
         ]
@@ -304,6 +303,15 @@ def test_results_do_not_depend_on_the_working_memory(fitted, working_memory):
         assert a.dtype == b.dtype
         # BLAS may round the last bit of a row by how many others there are.
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("working_memory", [0.05, 0.5])
+def test_samples_do_not_depend_on_the_working_memory(fitted, working_memory):
+    expected = fitted.sample(5000, random_state=0)
+    with sklearn.config_context(working_memory=working_memory):
+        found = fitted.sample(5000, random_state=0)
+    # The same, in the single precision that their way is computed in.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def peak_beyond(function):

@@ -46,6 +46,7 @@ FLOORS = {
     "skjko.flow.flow": 2,
     "skjko.flow.description": 3,
     "skjko.flow.fold": 3,
+    "skjko.flow.journal": 3,
     "skjko.flow.training": 3,
     "skjko.flow.stage": 4,
     "skjko.flow.scheme": 5,

@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 from skjko.flow import accuracy, history, scheme
 from skjko.flow.flow import Block
 from skjko.flow.fold import Fold
+from skjko.flow.journal import Journal
 from skjko.flow.pace import Deadline
 from skjko.flow.rows import Rows
 from skjko.flow.training import Options
@@ -49,6 +50,8 @@ class Work:
         When the training has to be done.
     new_preprocessing : callable
         Returns a fresh `Preprocessing`.
+    journal : Journal
+        Remembers every block that is trained.
     """
 
     step_sizes: tuple[float, ...]
@@ -62,11 +65,12 @@ class Work:
     on_event: Callable
     deadline: Deadline
     new_preprocessing: Callable
+    journal: Journal
 
-    def crew(self, folds, rng, flows=None, rounds=(), share=1.0):
+    def crew(self, folds, rng, flows=None, rounds=(), share=1.0, part="all"):
         """Return a crew with some blocks to start from, here in training precision.
 
-        It gets a share of the time that is left.
+        It gets a share of the time that is left, and a part of the journal.
         """
         if flows:
             flows = [_moved(flow, self.device, torch.float32) for flow in flows]
@@ -80,6 +84,7 @@ class Work:
             flows,
             rounds,
             self.deadline.part(share),
+            self.journal.part(part),
         )
 
     def do(self, crew):
@@ -152,7 +157,7 @@ def train(X, weight, X_val, work, rng, earlier=None):
     ValueError
         If the data are others than those of the earlier fit.
     """
-    data = _fingerprint(X, weight, X_val)
+    data = fingerprint(X, weight, X_val)
     if earlier is not None and data != earlier.data:
         raise ValueError(
             "With warm_start=True, X, sample_weight and X_val must be those of the fit "
@@ -193,6 +198,7 @@ def train(X, weight, X_val, work, rng, earlier=None):
         earlier and earlier.fold_flows,
         rounds,
         len(splits) / (len(splits) + 1),
+        "folds",
     )
     work.do(deciding)
     crew.follow(deciding.rounds[len(rounds) :])
@@ -234,7 +240,7 @@ def choose_grids(flow, preprocessing, rows, X, seed):
     return accuracy.choose_grids(flow, probes)
 
 
-def _fingerprint(*arrays):
+def fingerprint(*arrays):
     """What tells data from others, in later versions and on other machines too."""
     digest = hashlib.sha256()
     for array in arrays:

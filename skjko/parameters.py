@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+import os
 from numbers import Integral, Real
 
 import numpy as np
@@ -27,6 +28,8 @@ def _plain(value, name, states):
     """Return the value of a parameter, made of what JSON has; collect random states."""
     if value is None:
         return None
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if isinstance(value, str):
         return str(value)
     if isinstance(value, (bool, np.bool_)):

@@ -73,7 +73,8 @@ def take_blocks(plain, prefix, n_features, shelf):
     for i, described in enumerate(plain):
 
         def weight(name, shape, i=i):
-            return torch.from_numpy(shelf.take(f"{prefix}.{i}.{name}", shape))
+            # A copy, aligned as all of torch's tensors are: kernels may depend on it.
+            return torch.tensor(shelf.take(f"{prefix}.{i}.{name}", shape))
 
         block = description.build(described, weight)
         n_inside, n_context = description.sizes(block)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from skjko.flow.fields import VelocityField
 from skjko.flow.flow import Block
 
 
@@ -34,6 +35,8 @@ class Task:
         To start with.
     n_iter : int or None
         Iterations to train for; None lets the held-out rows decide.
+    fields : list of VelocityField
+        To start from, one a fold.
     states : list of Tensor
         Of the generators of all folds.
     """
@@ -45,6 +48,7 @@ class Task:
     n_left: int
     step_size: float
     n_iter: int | None
+    fields: list[VelocityField]
     states: list[torch.Tensor]
 
 

@@ -168,11 +168,11 @@ class Crew:
             while queue:
                 block, n_left, h = len(records) + 1, len(queue), queue.pop(0)
                 planned = plan and plan[n_tried]
-                task = self._task(GROW, n_tried, block, n_left, h, planned)
+                # Warm start: a block begins with the weights of the one before.
+                task = self._task(GROW, n_tried, block, n_left, h, fields, planned)
                 n_tried += 1
                 report = partial(self._report, GROW, task.block)
-                # Warm start: a block begins with the weights of the one before.
-                outcome = self._trained(task, report, folds, fields, planned)
+                outcome = self._trained(task, report, folds, planned)
                 n_minibatches += outcome.n_minibatches
                 blocks = outcome.blocks
                 if blocks is None:
@@ -276,11 +276,10 @@ class Crew:
             for k, h in enumerate(step_sizes):
                 own = [parent[k].field for parent in parents]
                 fields, planned = [one.field for one in own], plan and plan[k]
-                task = self._task(kind, k, k + 1, len(step_sizes) - k, h, planned)
+                n_left = len(step_sizes) - k
+                task = self._task(kind, k, k + 1, n_left, h, fields, planned)
                 report = partial(self._report, kind, task.block)
-                outcome = self._trained(
-                    task, report, folds, fields, planned, own, steering
-                )
+                outcome = self._trained(task, report, folds, planned, own, steering)
                 n_minibatches += outcome.n_minibatches
                 blocks = outcome.blocks
                 pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
@@ -347,13 +346,15 @@ class Crew:
         n = self.options.max_iter if planned is None else planned.n_planned
         return Pace(n, self._round_deadline.part(1 / n_left))
 
-    def _task(self, kind, attempt, block, n_left, step_size, planned):
+    def _task(self, kind, attempt, block, n_left, step_size, fields, planned):
         n_iter = planned and planned.n_iter
         states = [generator.get_state() for generator in self.generators]
         number = len(self.rounds)
-        return Task(number, attempt, kind, block, n_left, step_size, n_iter, states)
+        return Task(
+            number, attempt, kind, block, n_left, step_size, n_iter, fields, states
+        )
 
-    def _trained(self, task, report, folds, fields, planned, parents=None, steer=None):
+    def _trained(self, task, report, folds, planned, parents=None, steer=None):
         """Return what came of a task: earlier, if the journal has it, or now."""
         outcome = self.journal.recall(task)
         if outcome is not None:
@@ -368,7 +369,7 @@ class Crew:
         start = self.deadline.clock()
         pace = self._pace(task.n_left, planned)
         stage = Stage(
-            folds, fields, task.step_size, self.options, self.generators, pace
+            folds, task.fields, task.step_size, self.options, self.generators, pace
         )
         stage.train(report, planned, parents, steer)
         states = [generator.get_state() for generator in self.generators]

@@ -2,6 +2,6 @@
 
 from skjko.density import JKOFlowDensity
 from skjko.outlier import JKOFlowOutlierDetector
+from skjko.version import __version__
 
-__all__ = ["JKOFlowDensity", "JKOFlowOutlierDetector"]
-__version__ = "0.1.0.dev0"
+__all__ = ["JKOFlowDensity", "JKOFlowOutlierDetector", "__version__"]

@@ -4,6 +4,7 @@
 
 import copy
 import math
+import os
 import warnings
 from dataclasses import replace
 from numbers import Integral, Real
@@ -26,6 +27,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from skjko import checkpoint as checkpoints
 from skjko import chunks, fitting, persistence, settings
 from skjko.flow import devices, fields
 from skjko.flow.flow import Flow
@@ -189,6 +191,13 @@ class JKOFlowDensity(
         torch device for training (in float32); "auto" is "cuda" or "mps" where there is
         one, else "cpu". Scores are float64 everywhere; a fitted model lives on the CPU.
 
+    checkpoint : str, path-like or None, default=None
+        A folder (made if needed) where `fit` writes every block as soon as it is
+        trained. A fit that was killed, fitted again, takes from there what it had
+        trained, and comes to the same model; one that is whole needs no training at
+        all. Fits of other data or parameters have other folders inside. See the user
+        guide.
+
     Attributes
     ----------
     n_blocks_ : int
@@ -318,6 +327,7 @@ class JKOFlowDensity(
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "device": [str],
+        "checkpoint": [None, str, os.PathLike],
     }
 
     def __init__(
@@ -353,6 +363,7 @@ class JKOFlowDensity(
         warm_start=False,
         verbose=False,
         device="auto",
+        checkpoint=None,
     ):
         self.max_blocks = max_blocks
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -384,6 +395,7 @@ class JKOFlowDensity(
         self.warm_start = warm_start
         self.verbose = verbose
         self.device = device
+        self.checkpoint = checkpoint
 
     # ------------------------------------------------------------------ fitting
 
@@ -414,7 +426,8 @@ class JKOFlowDensity(
         ------
         ValueError
             If the data hold NaN, infinity, strings, values outside of the bounds or
-            fewer than two rows of positive weight, or a parameter is out of its range.
+            fewer than two rows of positive weight, a parameter is out of its range, or
+            a file of the checkpoint is damaged.
         """
         frame = X
         earlier = self._earlier_fit()
@@ -427,9 +440,10 @@ class JKOFlowDensity(
         support.check(X, table)
         if X_val is not None:
             support.check(X_val, table, "X_val")
-        rng = check_random_state(self.random_state)
+        data = {"X": X, "sample_weight": weight, "X_val": X_val}
+        rng, journal = checkpoints.begin(self, data, support, earlier)
         before = None if earlier is None else self._fitted_with
-        work = settings.work(self, len(X), support, deadline, before)
+        work = settings.work(self, len(X), support, deadline, journal, before)
         fitted, rows = fitting.train(X, weight, X_val, work, rng, earlier)
         self._record(fitted)
         self._n_features_out = X.shape[1]
@@ -699,7 +713,8 @@ class JKOFlowDensity(
         -----
         The file has everything: parameters, weights, what was recorded in training, and
         what `warm_start` needs, but no data. NumPy's numbers among the parameters come
-        back as Python's, arrays as tuples, and a RandomState goes on where it was.
+        back as Python's, arrays as tuples, paths as strings, and a RandomState goes on
+        where it was.
         Metadata routing requests are not saved.
         """
         check_is_fitted(self)

@@ -16,6 +16,7 @@ from skjko import chunks, splitting
 from skjko.flow import accuracy, history, scheme
 from skjko.flow.flow import Block
 from skjko.flow.fold import Fold
+from skjko.flow.journal import Journal
 from skjko.flow.pace import Deadline
 from skjko.flow.rows import Rows
 from skjko.flow.training import Options
@@ -50,6 +51,8 @@ class Work:
         When the training has to be done.
     new_preprocessing : callable
         Returns a fresh `Preprocessing`.
+    journal : Journal
+        Remembers every block that is trained.
     """
 
     step_sizes: tuple[float, ...]
@@ -63,11 +66,12 @@ class Work:
     on_event: Callable
     deadline: Deadline
     new_preprocessing: Callable
+    journal: Journal
 
-    def crew(self, folds, rng, flows=None, rounds=(), share=1.0):
+    def crew(self, folds, rng, flows=None, rounds=(), share=1.0, part="all"):
         """Return a crew with some blocks to start from, here in training precision.
 
-        It gets a share of the time that is left.
+        It gets a share of the time that is left, and a part of the journal.
         """
         if flows:
             flows = [_moved(flow, self.device, torch.float32) for flow in flows]
@@ -81,6 +85,7 @@ class Work:
             flows,
             rounds,
             self.deadline.part(share),
+            self.journal.part(part),
         )
 
     def do(self, crew):
@@ -153,7 +158,7 @@ def train(X, weight, X_val, work, rng, earlier=None):
     ValueError
         If the data are others than those of the earlier fit.
     """
-    data = _fingerprint(X, weight, X_val)
+    data = fingerprint(X, weight, X_val)
     if earlier is not None and data != earlier.data:
         raise ValueError(
             "With warm_start=True, X, sample_weight and X_val must be those of the fit "
@@ -196,6 +201,7 @@ def train(X, weight, X_val, work, rng, earlier=None):
         earlier and earlier.fold_flows,
         rounds,
         len(splits) / (len(splits) + 1),
+        "folds",
     )
     work.do(deciding)
     crew.follow(deciding.rounds[len(rounds) :])
@@ -241,7 +247,7 @@ def choose_grids(flow, preprocessing, rows, X, seed):
     return accuracy.choose_grids(flow, probes)
 
 
-def _fingerprint(*arrays):
+def fingerprint(*arrays):
     """What tells data from others, in later versions and on other machines too."""
     digest = hashlib.sha256()
     for array in arrays:

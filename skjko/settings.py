@@ -62,7 +62,7 @@ def continues(estimator, before):
     return any(before[name] < getattr(estimator, name) for name in GROWING)
 
 
-def work(estimator, n_samples, support, deadline, before=None):
+def work(estimator, n_samples, support, deadline, journal, before=None):
     """Return what there is to train, and what to train it with.
 
     Parameters
@@ -73,6 +73,7 @@ def work(estimator, n_samples, support, deadline, before=None):
     support : Support
         Of the columns.
     deadline : Deadline
+    journal : Journal
     before : dict or None
         Parameters of the fit to continue.
 
@@ -108,6 +109,7 @@ def work(estimator, n_samples, support, deadline, before=None):
         _reporter(p),
         deadline,
         partial(Preprocessing, support, p.marginal_map is not None),
+        journal,
     )
 
 

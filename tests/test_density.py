@@ -638,6 +638,7 @@ def test_bad_rows_at_use(density, method):
         ("verbose", "loud"),
         ("device", 0),
         ("device", "abacus"),
+        ("checkpoint", 3),
     ],
 )
 def test_bad_parameters(X, name, value):

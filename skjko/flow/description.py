@@ -37,8 +37,20 @@ def describe(block):
     return {
         "step_size": None if math.isinf(block.step_size) else block.step_size,
         "n_ode_steps": block.n_ode_steps,
-        "field": _describe_field(block.field),
+        "field": describe_field(block.field),
     }
+
+
+def describe_field(field):
+    """Return what a field is, as plain values, beside its weights."""
+    for kind, (cls, _, entries) in _KINDS.items():
+        if type(field) is cls:
+            plain = {
+                name: to_plain(getattr(field, name))
+                for name, (to_plain, _) in entries.items()
+            }
+            return {"kind": kind, **plain}
+    raise ValueError(f"a {type(field).__name__} has no description")
 
 
 def build(description, weights):
@@ -157,17 +169,6 @@ def _is_field(value):
     return isinstance(value, dict)
 
 
-def _describe_field(field):
-    for kind, (cls, _, entries) in _KINDS.items():
-        if type(field) is cls:
-            plain = {
-                name: to_plain(getattr(field, name))
-                for name, (to_plain, _) in entries.items()
-            }
-            return {"kind": kind, **plain}
-    raise ValueError(f"a {type(field).__name__} has no description")
-
-
 # How to make every kind of field, and what of: the attributes of those names, which are
 # the constructor's arguments too, as plain values and checked. The radius of a confined
 # field is among its weights.
@@ -187,7 +188,7 @@ _KINDS = {
         Part,
         Part,
         {
-            "field": (_describe_field, _is_field),
+            "field": (describe_field, _is_field),
             "start": (float, _is_share),
             "length": (float, _is_share),
         },
@@ -195,7 +196,7 @@ _KINDS = {
     "confined": (
         Confined,
         partial(Confined, radius=1.0),
-        {"field": (_describe_field, _is_field)},
+        {"field": (describe_field, _is_field)},
     ),
 }
 

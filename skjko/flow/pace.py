@@ -6,6 +6,21 @@ import math
 import time
 
 
+class Clock:
+    """A clock that can be told of time that was spent before it started."""
+
+    def __init__(self):
+        self._spent = 0.0
+
+    def __call__(self):
+        """Return the time in seconds."""
+        return time.monotonic() + self._spent
+
+    def spend(self, seconds):
+        """Count seconds as if they went by now."""
+        self._spent += seconds
+
+
 class Deadline:
     """A time to be done by, with the clock that tells it.
 
@@ -13,13 +28,12 @@ class Deadline:
     ----------
     seconds : float
         From now on; infinite for no limit.
-    clock : callable
-        Returns the time in seconds.
+    clock : Clock, optional
     """
 
-    def __init__(self, seconds=math.inf, clock=time.monotonic):
-        self.clock = clock
-        self.until = clock() + seconds
+    def __init__(self, seconds=math.inf, clock=None):
+        self.clock = Clock() if clock is None else clock
+        self.until = self.clock() + seconds
 
     @property
     def left(self):

@@ -31,6 +31,7 @@ from skjko.flow.history import (
     Round,
     silent,
 )
+from skjko.flow.journal import Journal, Task
 from skjko.flow.pace import Deadline, Pace
 from skjko.flow.stage import Stage, confined
 from skjko.flow.training import BlockTrainer
@@ -69,6 +70,8 @@ class Crew:
     deadline : Deadline, optional
         When all has to be done: every round, and in it every block, gets an equal part
         of the time that is left.
+    journal : Journal, optional
+        Remembers what came of every block: an earlier training of the same goes on.
 
     Attributes
     ----------
@@ -92,10 +95,12 @@ class Crew:
         flows=None,
         rounds=(),
         deadline=None,
+        journal=None,
     ):
         self.deadline = self._round_deadline = deadline or Deadline()
         self.folds, self.new_field, self.options = folds, new_field, options
         self.generators, self.on_event = generators, on_event
+        self.journal = journal or Journal()
         self.flows = flows or [[] for _ in folds]
         self.rounds = list(rounds)
         self.broken, self.interrupted = [], False
@@ -158,40 +163,37 @@ class Crew:
         if plan is None:
             step_sizes = self._affordable(step_sizes, folds, fields)
         plan = self._plan(step_sizes, plan)
-        queue = list(step_sizes)
+        queue, n_tried = list(step_sizes), 0
         try:
             while queue:
-                h = queue.pop(0)
+                block, n_left, h = len(records) + 1, len(queue), queue.pop(0)
+                planned = plan and plan[n_tried]
                 # Warm start: a block begins with the weights of the one before.
-                planned = plan and plan[len(step_sizes) - len(queue) - 1]
-                pace = self._pace(len(queue) + 1, planned)
-                stage = self._stage(folds, fields, h, pace)
-                report = partial(self._report, GROW, len(records) + 1)
-                if plan is None:
-                    stage.search(report)
-                else:
-                    stage.run(planned.n_iter)
-                n_minibatches += stage.n_minibatches
-                if stage.fields is None:
-                    if stage.broken:
-                        self.broken.append(len(records) + 1)
+                task = self._task(GROW, n_tried, block, n_left, h, fields, planned)
+                n_tried += 1
+                report = partial(self._report, GROW, task.block)
+                outcome = self._trained(task, report, folds, planned)
+                n_minibatches += outcome.n_minibatches
+                blocks = outcome.blocks
+                if blocks is None:
+                    if outcome.broken:
+                        self.broken.append(task.block)
                     report("dropped", 0, None)
                     break
-                blocks = stage.blocks
                 pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
-                record = self._record(stage, folds, blocks, pushed)
+                record = self._record(outcome, folds, pushed)
                 if plan is None and not self._gain(folds, pushed) > 1:
                     if movement_share(folds, blocks) < self.options.movement_tol:
                         queue = [h for h in queue if math.isinf(h)]
-                    report("dropped", stage.n_iter, record.validation_nll)
+                    report("dropped", outcome.n_iter, record.validation_nll)
                     continue
                 for flow, block in zip(flows, blocks, strict=True):
                     flow.append(block)
-                fields = [confined.field for confined in stage.fields]
+                fields = [block.field.field for block in blocks]
                 folds = pushed
                 records.append(record)
                 kind = "trained" if plan else "kept"
-                report(kind, stage.n_iter, record.validation_nll)
+                report(kind, outcome.n_iter, record.validation_nll)
         except KeyboardInterrupt:
             self.interrupted = True
             flows = [flow[: len(records)] for flow in flows]
@@ -272,27 +274,20 @@ class Crew:
         folds, flows, records, n_minibatches = self.folds, [[] for _ in parents], [], 0
         try:
             for k, h in enumerate(step_sizes):
-                confined = [parent[k].field for parent in parents]
-                pace = self._pace(len(step_sizes) - k, plan and plan[k])
-                stage = self._stage(folds, [c.field for c in confined], h, pace)
-                report = partial(self._report, kind, k + 1)
-                if steering is not None:
-                    stage.steer(*steering)
-                if plan is None:
-                    # What moves by another step size than it learned with is no parent.
-                    steered = stage.n_done > 0
-                    stage.search(report, stage.averages if steered else confined)
-                else:
-                    stage.run(plan[k].n_iter)
-                    stage.fields = stage.fields or confined
-                n_minibatches += stage.n_minibatches
-                blocks = stage.blocks
+                own = [parent[k].field for parent in parents]
+                fields, planned = [one.field for one in own], plan and plan[k]
+                n_left = len(step_sizes) - k
+                task = self._task(kind, k, k + 1, n_left, h, fields, planned)
+                report = partial(self._report, kind, task.block)
+                outcome = self._trained(task, report, folds, planned, own, steering)
+                n_minibatches += outcome.n_minibatches
+                blocks = outcome.blocks
                 pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
-                records.append(self._record(stage, folds, blocks, pushed))
+                records.append(self._record(outcome, folds, pushed))
                 for flow, block in zip(flows, blocks, strict=True):
                     flow.append(block)
                 folds = pushed
-                report("kept", stage.n_iter, records[-1].validation_nll)
+                report("kept", outcome.n_iter, records[-1].validation_nll)
         except KeyboardInterrupt:
             # A round half done is none.
             self.interrupted = True
@@ -323,6 +318,13 @@ class Crew:
         deadline = self._round_deadline
         if math.isinf(deadline.left):
             return step_sizes
+        n = self.journal.n_tasks(len(self.rounds))
+        if n is None:
+            n = self._n_affordable(step_sizes, folds, fields, deadline)
+        n = max(1, min(n, len(step_sizes)))
+        return (*step_sizes[: n - 1], step_sizes[-1])
+
+    def _n_affordable(self, step_sizes, folds, fields, deadline):
         generator = torch.Generator().manual_seed(0)
         trainer = BlockTrainer(
             confined(fields[0], folds[0].train),
@@ -335,17 +337,45 @@ class Crew:
         start = deadline.left
         trainer.advance(_N_PILOT)
         seconds = (start - deadline.left) / _N_PILOT * len(folds)
-        n = deadline.left / (seconds * _LEAST_ITERATIONS) if seconds > 0 else math.inf
-        n = int(max(1, min(n, len(step_sizes))))
-        return (*step_sizes[: n - 1], step_sizes[-1])
+        if seconds == 0:
+            return len(step_sizes)
+        return int(deadline.left / (seconds * _LEAST_ITERATIONS))
 
     def _pace(self, n_left, planned=None):
         """Pace of the next of so many blocks that share the time of the round."""
         n = self.options.max_iter if planned is None else planned.n_planned
         return Pace(n, self._round_deadline.part(1 / n_left))
 
-    def _stage(self, folds, fields, step_size, pace):
-        return Stage(folds, fields, step_size, self.options, self.generators, pace)
+    def _task(self, kind, attempt, block, n_left, step_size, fields, planned):
+        n_iter = planned and planned.n_iter
+        states = [generator.get_state() for generator in self.generators]
+        number = len(self.rounds)
+        return Task(
+            number, attempt, kind, block, n_left, step_size, n_iter, fields, states
+        )
+
+    def _trained(self, task, report, folds, planned, parents=None, steer=None):
+        """Return what came of a task: earlier, if the journal has it, or now."""
+        outcome = self.journal.recall(task)
+        if outcome is not None:
+            for score in outcome.scores:
+                report("scored", *score)
+            for generator, state in zip(self.generators, outcome.states, strict=True):
+                generator.set_state(state)
+            self.deadline.clock.spend(outcome.seconds)
+            for block in outcome.blocks or ():
+                block.to(self.folds[0].train.x.device)
+            return outcome
+        start = self.deadline.clock()
+        pace = self._pace(task.n_left, planned)
+        stage = Stage(
+            folds, task.fields, task.step_size, self.options, self.generators, pace
+        )
+        stage.train(report, planned, parents, steer)
+        states = [generator.get_state() for generator in self.generators]
+        outcome = stage.outcome(self.deadline.clock() - start, states)
+        self.journal.record(task, outcome)
+        return outcome
 
     def _behind(self, flows):
         """Return the folds behind all blocks of their flows."""
@@ -367,13 +397,13 @@ class Crew:
             flows.append([Block(half, h, n_steps) for half, h in pairs])
         return flows, sizes
 
-    def _record(self, stage, folds, blocks, pushed):
+    def _record(self, outcome, folds, pushed):
         return BlockRecord(
-            stage.step_size,
-            stage.n_iter,
-            stage.n_planned,
-            movement(folds, blocks),
-            stage.losses,
+            outcome.step_size,
+            outcome.n_iter,
+            outcome.n_planned,
+            movement(folds, outcome.blocks),
+            outcome.losses,
             self._mean_nll(pushed),
         )
 

@@ -11,6 +11,7 @@ from skjko.flow import accuracy, objective, schedule
 from skjko.flow.fields import Confined
 from skjko.flow.flow import Block
 from skjko.flow.fold import movement, pooled
+from skjko.flow.journal import Outcome
 from skjko.flow.training import BlockTrainer
 
 # A reparameterized block corrects its step size so often, in this share of its
@@ -46,6 +47,8 @@ class Stage:
         the last. None if none was better than no block at all.
     n_iter : int
         Iterations after which they were the best.
+    scores : list of (int, float)
+        Iterations after which the held-out rows were scored, and what they said.
     """
 
     def __init__(self, folds, fields, step_size, options, generators, pace):
@@ -57,7 +60,32 @@ class Stage:
             )
             for f, fold, g in zip(fields, folds, generators, strict=True)
         ]
-        self.fields, self.n_iter = None, 0
+        self.fields, self.n_iter, self.scores = None, 0, []
+
+    def train(self, report, planned=None, parents=None, steering=None):
+        """Train a new block, or the parents again, by a plan or by the held-out rows.
+
+        Parameters
+        ----------
+        report : callable
+            Told of the held-out rows.
+        planned : BlockRecord or None
+            Train for as many iterations as this.
+        parents : list of VelocityField or None
+            Confined; what the block was before. None if it is new.
+        steering : tuple of float or None
+            Movement to steer the block to, and the largest step size.
+        """
+        if steering is not None:
+            self.steer(*steering)
+        if planned is not None:
+            self.run(planned.n_iter)
+            self.fields = self.fields or parents
+        elif parents is not None and self.n_done > 0:
+            # What moves by another step size than it learned with is no parent.
+            self.search(report, self.averages)
+        else:
+            self.search(report, parents)
 
     def run(self, n_iter):
         """Train up to so many iterations, or for as long as there is time."""
@@ -107,6 +135,7 @@ class Stage:
             while self.progress < target:
                 self._advance()
             value = self._objective(averages := self.averages, step_size)
+            self.scores.append((self.n_done, value))
             report("scored", self.n_done, value)
             disappointments += 1
             if value < best:
@@ -116,15 +145,20 @@ class Stage:
             if disappointments >= patience:
                 break
 
-    @property
-    def blocks(self):
-        """One a fold."""
-        return self._solved(self.fields)
-
-    @property
-    def losses(self):
-        """JKO objective of the first fold's batches, up to the best iteration."""
-        return self.trainers[0].losses[: self.n_iter]
+    def outcome(self, seconds, states):
+        """What came of it, in so many seconds, with the generators in these states."""
+        return Outcome(
+            blocks=None if self.fields is None else self._solved(self.fields),
+            broken=self.broken,
+            step_size=self.step_size,
+            n_iter=self.n_iter,
+            n_planned=self.n_planned,
+            n_minibatches=sum(trainer.n_iter for trainer in self.trainers),
+            losses=self.trainers[0].losses[: self.n_iter],
+            scores=self.scores,
+            seconds=seconds,
+            states=states,
+        )
 
     @property
     def n_done(self):
@@ -149,11 +183,6 @@ class Stage:
     def _advance(self):
         for trainer in self.trainers:
             trainer.advance(1)
-
-    @property
-    def n_minibatches(self):
-        """Minibatches used in all folds."""
-        return sum(trainer.n_iter for trainer in self.trainers)
 
     @property
     def averages(self):

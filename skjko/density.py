@@ -27,7 +27,7 @@ from sklearn.utils.validation import (
 )
 
 from skjko import fitting, persistence, settings
-from skjko.flow import devices, fields
+from skjko.flow import devices, fields, threads
 from skjko.flow.flow import Flow
 from skjko.flow.pace import Deadline
 from skjko.model import Model
@@ -387,6 +387,7 @@ class JKOFlowDensity(
     @_fit_context(prefer_skip_nested_validation=True)
     @torch.inference_mode(False)
     @torch.enable_grad()
+    @threads.fork_safe()
     def fit(self, X, y=None, sample_weight=None, X_val=None):
         """Fit the density to rows of data.
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from skjko.flow import objective
+from skjko.flow import objective, threads
 from skjko.flow.flow import in_chunks
 
 
@@ -73,10 +73,15 @@ class Model:
         x = z
         yield _finite_or_zero(z, log_det + normal_logpdf(x.numpy()))
         for block in self.flow.blocks:
-            y, increment = self._in_chunks(lambda x, b=block: b(x)[:2], x)
-            x, log_det = torch.as_tensor(y), log_det + increment
-            nll = objective.negative_log_likelihood(x, torch.as_tensor(log_det))
+            x, log_det, nll = self._stage(block, x, log_det)
             yield _finite_or_zero(z, -nll.numpy())
+
+    @threads.fork_safe()
+    def _stage(self, block, x, log_det):
+        y, increment = self._in_chunks(lambda x: block(x)[:2], x)
+        x, log_det = torch.as_tensor(y), log_det + increment
+        nll = objective.negative_log_likelihood(x, torch.as_tensor(log_det))
+        return x, log_det, nll
 
     def trajectory(self, X, n_between=0):
         """Whitened positions after block 0 and every other block, and in between."""
@@ -99,6 +104,7 @@ class Model:
         (moved,) = self._in_chunks(lambda x: (self.flow.inverse(x),), z)
         return self.preprocessing.inverse(np.hstack([moved, Z[:, n_active:]]))
 
+    @threads.fork_safe()
     def _in_chunks(self, function, x):
         """Apply a function of rows on the device; its tensors come back as arrays."""
         parts = in_chunks(

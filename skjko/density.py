@@ -33,7 +33,7 @@ from skjko.flow.pace import Deadline
 from skjko.model import Model
 from skjko.summary import summarize
 from skjko.support import Support
-from skjko.table import Table, check_table, missing_message
+from skjko.table import Table, check_table, check_values, missing_message
 
 # Of a time limit. The rest is for what comes after, mostly the choice of scoring grids.
 _TRAINING_SHARE = 0.85
@@ -459,6 +459,7 @@ class JKOFlowDensity(
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
+        check_values(X, type(self).__name__)
         X, weight = X[weight > 0], weight[weight > 0]
         if len(X) < 2:
             raise ValueError(
@@ -474,6 +475,7 @@ class JKOFlowDensity(
                     "early_stopping=False. Leave it out, or set early_stopping=True."
                 )
             X_val = self._checked(X_val)
+            check_values(X_val, type(self).__name__, "X_val")
         return X, weight, X_val
 
     def _record(self, fitted):
@@ -549,7 +551,9 @@ class JKOFlowDensity(
         owner = type(self).__name__
         check_table(X, owner)
         try:
-            return validate_data(self, X, dtype=np.float64, reset=reset, **kwargs)
+            # Scikit-learn adds all values up, to see whether they are finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return validate_data(self, X, dtype=np.float64, reset=reset, **kwargs)
         except ValueError as error:
             message = missing_message(X, owner) if "NaN" in str(error) else None
             if message is None:
@@ -568,8 +572,9 @@ class JKOFlowDensity(
         -------
         log_density : ndarray of shape (n_samples,)
             Log-density in nats, per unit of the data handed in, as float64. It is -inf
-            outside of the bounds, and in discrete columns the average over a cell: with
-            the logarithm of all their steps it is a log-probability in them.
+            outside of the bounds and beyond 1e154 standard deviations; in discrete
+            columns it is the average over a cell: with the logarithm of all their
+            steps it is a log-probability in them.
         """
         X = self._validated(X)
         return self._model.log_density(X)
@@ -750,7 +755,8 @@ class JKOFlowDensity(
             Rows in the units of the data fitted.
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=np.float64, input_name="Z", estimator=self)
+        with np.errstate(over="ignore", invalid="ignore"):
+            Z = check_array(Z, dtype=np.float64, input_name="Z", estimator=self)
         if Z.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "

@@ -10,6 +10,7 @@ import torch
 
 from skjko.flow import objective, threads
 from skjko.flow.flow import in_chunks
+from skjko.preprocessing import FARTHEST
 
 
 def normal_logpdf(Z):
@@ -100,6 +101,7 @@ class Model:
     def inverse_transform(self, Z):
         """Data of latent positions."""
         n_active = self.flow.n_features
+        Z = np.clip(Z, -FARTHEST, FARTHEST)
         z = torch.as_tensor(Z[:, :n_active].copy())
         (moved,) = self._in_chunks(lambda x: (self.flow.inverse(x),), z)
         return self.preprocessing.inverse(np.hstack([moved, Z[:, n_active:]]))

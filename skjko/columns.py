@@ -23,6 +23,8 @@ _WORTHWHILE_GAIN = 0.2
 _LARGEST_GAIN = 5.0
 # Columns with less than this share of a flat direction are no part of it.
 _FLAT_SHARE = 1e-6
+# Columns of narrower values are left alone: numbers have no digits left below.
+_LEAST_SCALE = 1e-300
 # Width of a map in robust standard deviations. Narrower ones would make a peak of a
 # few equal values, wider ones are affine.
 _WIDTHS = (0.05, 20.0)
@@ -250,7 +252,7 @@ def _fit_one(x, weight):
     low, median, high = np.quantile(x, [0.25, 0.5, 0.75])
     scale = (high - low) / 1.349
     # With half of the values equal there is no telling the middle from the tails.
-    if not scale > 1e-9 * (abs(low) + abs(high)):
+    if not scale > max(1e-9 * (abs(low) + abs(high)), _LEAST_SCALE):
         return None
     s = (x - median) / scale
     share = weight / weight.sum()

@@ -440,6 +440,12 @@ def test_marginal_maps_are_chosen_in_any_unit(unit):
 
 
 @pytest.mark.filterwarnings("error")
+def test_numbers_below_the_normal_ones_get_no_map():
+    X = np.exp(1.5 * normal(300)) * 2e-323
+    assert choose_marginal_map(X, np.ones(300), whiten) is None
+
+
+@pytest.mark.filterwarnings("error")
 def test_tails_so_heavy_that_squares_overflow():
     X = normal(200, 2)
     X[::50] = [[1e200, -1e180], [-1e200, 0], [1e170, 1], [1e290, -1e290]]

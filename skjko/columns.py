@@ -23,6 +23,8 @@ _WORTHWHILE_GAIN = 0.2
 _LARGEST_GAIN = 5.0
 # Columns with less than this share of a flat direction are no part of it.
 _FLAT_SHARE = 1e-6
+# Columns of narrower values are left alone: numbers have no digits left below.
+_LEAST_SCALE = 1e-300
 # Width of a map in robust standard deviations. Narrower ones would make a peak of a
 # few equal values, wider ones are affine.
 _WIDTHS = (0.05, 20.0)
@@ -128,7 +130,10 @@ class MarginalMap:
     def forward(self, X):
         """Map rows; return them and log|det dy/dx| of every row."""
         Y = X.copy()
-        u = (X[:, self.columns] - self.centre) / self.width
+        largest = np.finfo(float).max
+        with np.errstate(over="ignore"):
+            u = (X[:, self.columns] - self.centre) / self.width
+        u = np.clip(u, -largest, largest)
         Y[:, self.columns] = np.arcsinh(u)
         # hypot, for the square of u may overflow.
         return Y, -(np.log(np.hypot(1.0, u)) + np.log(self.width)).sum(axis=1)
@@ -190,7 +195,8 @@ def choose_marginal_map(X, weight, gaussian_of):
         plain, marginal = gaussian_of(X[a], weight[a]), _fit(X[a], weight[a], helped)
         mapped = gaussian_of(marginal.forward(X[a])[0], weight[a])
         Y, log_det = marginal.forward(X[b])
-        gains[b] = log_det + _log_density(mapped, Y) - _log_density(plain, X[b])
+        with np.errstate(invalid="ignore"):
+            gains[b] = log_det + _log_density(mapped, Y) - _log_density(plain, X[b])
     if not _pays(gains, weight, least=0.0, errors=1.0):
         return None
     return _fit(X, weight, helped)
@@ -223,9 +229,11 @@ def _gain(x, weight):
 
 
 def _pays(gains, weight, least, errors):
-    mean = np.average(gains, weights=weight)
-    error = np.sqrt((weight**2 * (gains - mean) ** 2).sum()) / weight.sum()
-    return mean > max(least, errors * error)
+    # What overflows, or is the difference of what did, is too uncertain to pay.
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = np.average(gains, weights=weight)
+        error = np.sqrt((weight**2 * (gains - mean) ** 2).sum()) / weight.sum()
+        return mean - errors * error > 0 and mean > least
 
 
 def _fit(X, weight, columns):
@@ -249,7 +257,7 @@ def _fit_one(x, weight):
     low, median, high = np.quantile(x, [0.25, 0.5, 0.75])
     scale = (high - low) / 1.349
     # With half of the values equal there is no telling the middle from the tails.
-    if not scale > 1e-9 * (abs(low) + abs(high)):
+    if not scale > max(1e-9 * (abs(low) + abs(high)), _LEAST_SCALE):
         return None
     s = (x - median) / scale
     share = weight / weight.sum()
@@ -264,7 +272,8 @@ def _fit_one(x, weight):
         value = 0.5 * np.log(variance) + theta[1] + share @ np.log(root)
         # dw/du = 1 / root, and du is -1/width by the centre, -u by the logarithm of
         # the width.
-        by_u = w / (variance * root) + u / root**2
+        with np.errstate(over="ignore"):
+            by_u = w / (variance * root) + u / root**2
         return value, np.array([-(share @ by_u) / width, 1 - share @ (by_u * u)])
 
     inner = np.quantile(s, [0.001, 0.999])
@@ -290,11 +299,19 @@ def _score(x, weight, fitted, rows):
         log_det = -np.log(np.hypot(1.0, u)) - np.log(width)
         x, rows = np.arcsinh((x - centre) / width), np.arcsinh(u)
     mean = np.average(x, weights=weight)
-    variance = np.average((x - mean) ** 2, weights=weight)
-    return log_det - 0.5 * ((rows - mean) ** 2 / variance + np.log(variance))
+    x, rows = x - mean, rows - mean
+    # Squares may leave the range of numbers, so that the unit is a power of two near
+    # the values, which changes no digit.
+    exponent = np.frexp(np.abs(x).max())[1]
+    log_det = log_det - exponent * np.log(2)
+    variance = np.average(np.ldexp(x, -exponent) ** 2, weights=weight)
+    with np.errstate(over="ignore"):
+        rows = np.ldexp(rows, -exponent)
+        return log_det - 0.5 * (rows**2 / variance + np.log(variance))
 
 
 def _log_density(gaussian, rows):
     """Log-density of rows up to a constant, in nats."""
     Z, log_det = gaussian.forward(rows)
-    return log_det - 0.5 * np.square(Z).sum(axis=1)
+    with np.errstate(over="ignore"):
+        return log_det - 0.5 * np.square(Z).sum(axis=1)

@@ -29,13 +29,13 @@ from sklearn.utils.validation import (
 
 from skjko import checkpoint as checkpoints
 from skjko import chunks, fitting, persistence, settings
-from skjko.flow import devices, fields
+from skjko.flow import devices, fields, threads
 from skjko.flow.flow import Flow
 from skjko.flow.pace import Deadline
 from skjko.model import Model
 from skjko.summary import summarize
 from skjko.support import Support
-from skjko.table import Table, check_table, missing_message
+from skjko.table import Table, check_table, check_values, missing_message
 
 # Of a time limit. The rest is for what comes after, mostly the choice of scoring grids.
 _TRAINING_SHARE = 0.85
@@ -402,6 +402,7 @@ class JKOFlowDensity(
     @_fit_context(prefer_skip_nested_validation=True)
     @torch.inference_mode(False)
     @torch.enable_grad()
+    @threads.fork_safe()
     def fit(self, X, y=None, sample_weight=None, X_val=None):
         """Fit the density to rows of data.
 
@@ -472,6 +473,7 @@ class JKOFlowDensity(
     def _validated_for_fit(self, X, sample_weight, X_val, earlier):
         """Checked arrays, without the rows of weight zero."""
         X = self._checked(X, ensure_min_samples=2, reset=earlier is None)
+        check_values(X, type(self).__name__)
         weight = np.broadcast_to(1.0, len(X))
         if sample_weight is not None:
             X, weight = self._weighted(X, sample_weight)
@@ -482,6 +484,7 @@ class JKOFlowDensity(
                     "early_stopping=False. Leave it out, or set early_stopping=True."
                 )
             X_val = self._checked(X_val)
+            check_values(X_val, type(self).__name__, "X_val")
         return X, weight, X_val
 
     def _weighted(self, X, sample_weight):
@@ -573,7 +576,9 @@ class JKOFlowDensity(
         check_table(X, owner)
         dtype = chunks.dtypes(X)
         try:
-            return validate_data(self, X, dtype=dtype, reset=reset, **kwargs)
+            # Scikit-learn adds all values up, to see whether they are finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return validate_data(self, X, dtype=dtype, reset=reset, **kwargs)
         except ValueError as error:
             message = missing_message(X, owner) if "NaN" in str(error) else None
             if message is None:
@@ -592,8 +597,9 @@ class JKOFlowDensity(
         -------
         log_density : ndarray of shape (n_samples,)
             Log-density in nats, per unit of the data handed in, as float64. It is -inf
-            outside of the bounds, and in discrete columns the average over a cell: with
-            the logarithm of all their steps it is a log-probability in them.
+            outside of the bounds and beyond 1e154 standard deviations; in discrete
+            columns it is the average over a cell: with the logarithm of all their
+            steps it is a log-probability in them.
         """
         X = self._validated(X)
         return self._model.log_density(X)
@@ -776,7 +782,8 @@ class JKOFlowDensity(
         """
         check_is_fitted(self)
         dtype = chunks.dtypes(Z)
-        Z = check_array(Z, dtype=dtype, input_name="Z", estimator=self)
+        with np.errstate(over="ignore", invalid="ignore"):
+            Z = check_array(Z, dtype=dtype, input_name="Z", estimator=self)
         if Z.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "

@@ -34,6 +34,8 @@ _INTEGER_STEPS = 1000
 _POINTS_ONE = 16
 _POINTS_SEVERAL = 61
 
+_LARGEST = np.finfo(float).max
+
 # Rows, times points, that are scored together.
 _ROWS_AT_ONCE = 61 * 256
 
@@ -139,17 +141,21 @@ class Lattice:
         row_bytes = 3 * 8 * m * X.shape[1]
         for where in chunks.batches(len(X), row_bytes, at_most=_ROWS_AT_ONCE // m):
             rows = np.repeat(X[where].astype(np.float64), m, axis=0)
-            rows[:, self.columns] += np.tile(offsets, (len(rows) // m, 1))
+            with np.errstate(over="ignore"):
+                rows[:, self.columns] += np.tile(offsets, (len(rows) // m, 1))
+            np.clip(rows, -_LARGEST, _LARGEST, out=rows)
             values = log_density(rows)
             values = values.reshape(*values.shape[:-1], -1, m) + np.log(weight)
             parts.append(np.logaddexp.reduce(values, axis=-1))
         return np.concatenate(parts, axis=-1)
 
-    def round(self, X):
-        """Move values to the nearest of the lattice."""
+    def round(self, X, lower=None, upper=None):
+        """Move values to the nearest of the lattice that is within closed bounds."""
         X = X.copy()
         j = self.columns
         steps = np.rint((X[:, j] - self.start[j]) / self.step[j])
+        if lower is not None:
+            steps = np.clip(steps, *self._ends(lower, upper))
         X[:, j] = self.start[j] + steps * self.step[j]
         for i in j:
             # Three steps of 0.1 from 0 are 0.3 in the data, not 0.30000000000000004.
@@ -163,11 +169,19 @@ class Lattice:
         lower, upper = lower.copy(), upper.copy()
         j = self.columns
         start, step = self.start[j], self.step[j]
-        # The outermost lattice points within, with some slack for rounding.
-        first = np.ceil((lower[j] - start) / step - 1e-6)
-        last = np.floor((upper[j] - start) / step + 1e-6)
+        first, last = self._ends(lower, upper)
         lower[j], upper[j] = start + (first - 0.5) * step, start + (last + 0.5) * step
         return lower, upper
+
+    def _ends(self, lower, upper):
+        """Steps to the outermost lattice points within bounds."""
+        j = self.columns
+        start, step = self.start[j], self.step[j]
+        # With some slack for rounding. As good as infinite is how far some bounds are.
+        with np.errstate(over="ignore"):
+            first = np.ceil((lower[j] - start) / step - 1e-6)
+            last = np.floor((upper[j] - start) / step + 1e-6)
+        return first, last
 
     def _rule(self):
         """Offsets of shape (n_points, n_columns) in data units, and their weights."""
@@ -223,9 +237,9 @@ def _detect(n, values, is_integer, is_always):
     tied = 2 * len(values) <= n
     if not (tied or is_integer):
         return continuous
-    # Numbers that have been float32 carry its rounding errors.
-    single = np.abs(values).max() < 1e38 and (values == np.float32(values)).all()
+    # Numbers that have been float32 carry its rounding errors; integers have none.
     largest = np.abs(values).max()
+    single = largest < 1e38 and (values == np.float32(values)).all() and not is_integer
     error = _ULPS * np.spacing(np.float32(largest) if single else largest)
     step = _common_step(values, float(error))
     if step == 0 and single:
@@ -260,7 +274,9 @@ def _common_step(values, error):
     # The step by least squares: its own error no longer adds up over the range.
     k = np.rint(np.cumsum(np.r_[0.0, np.rint(np.diff(values) / step)]))
     distance = values - values[0]
-    step = float(k @ distance / (k @ k))
+    # By a power of two, which changes no digit, below where the sum would overflow.
+    exponent = np.frexp(distance[-1])[1]
+    step = float(np.ldexp(k @ np.ldexp(distance, -exponent) / (k @ k), exponent))
     # Data are written in decimals: a step that cannot be told from a short one is it.
     for decimals in range(_MOST_DECIMALS + 1):
         short = round(step, decimals)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from skjko import chunks
-from skjko.flow import objective
+from skjko.flow import objective, threads
 from skjko.flow.flow import CHUNK_SIZE, in_chunks
+from skjko.preprocessing import FARTHEST
 
 # So many float64 arrays of the rows live at once, at most, on their way through block 0
 # and the flow.
@@ -103,14 +104,19 @@ class Model:
         yield np.where(is_finite, scores, -np.inf)
         for block in self.flow.blocks:
             for rows in slices:
-                y, increment = self._in_chunks(
-                    lambda x, b=block: b(x)[:2], torch.as_tensor(x[rows])
-                )
-                x[rows], log_det[rows] = y, log_det[rows] + increment
-                scores[rows] = -objective.negative_log_likelihood(
-                    torch.as_tensor(y), torch.as_tensor(log_det[rows])
-                )
+                x[rows], log_det[rows], nll = self._stage(block, x[rows], log_det[rows])
+                scores[rows] = -nll
             yield np.where(is_finite, scores, -np.inf)
+
+    @threads.fork_safe()
+    def _stage(self, block, x, log_det):
+        """Rows and log|det| behind one more block, and the loss if it is the last."""
+        y, increment = self._in_chunks(lambda x: block(x)[:2], torch.as_tensor(x))
+        log_det = log_det + increment
+        nll = objective.negative_log_likelihood(
+            torch.as_tensor(y), torch.as_tensor(log_det)
+        )
+        return y, log_det, nll.numpy()
 
     def trajectory(self, X, n_between=0):
         """Whitened positions after block 0 and every other block, and in between."""
@@ -155,10 +161,12 @@ class Model:
 
     def _back(self, function, Z):
         n_active = self.flow.n_features
+        Z = np.clip(Z, -FARTHEST, FARTHEST)
         z = torch.as_tensor(Z[:, :n_active].copy())
         (moved,) = self._in_chunks(lambda x: (function(x),), z)
         return self.preprocessing.inverse(np.hstack([moved, Z[:, n_active:]]))
 
+    @threads.fork_safe()
     def _in_chunks(self, function, x):
         """Apply a function of rows on the device; its tensors come back as arrays."""
         parts = in_chunks(

@@ -23,6 +23,7 @@ from skjko.calibration import (
 )
 from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
+from skjko.table import LARGEST_VALUE, check_values
 
 # Own samples that the typical log-density, the level sets and the candidate values of
 # `explain` are taken from: the quantile at 5 % is then known to 0.5 % of the mass.
@@ -283,10 +284,11 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
             weight, or a parameter is out of its range.
         """
         from_pandas = hasattr(X, "iloc")
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = self._checked(X, ensure_min_samples=2, reset=True)
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
+        check_values(X, type(self).__name__)
         X, weight = X[weight > 0], weight[weight > 0]
         if len(X) < 2:
             raise ValueError(
@@ -296,9 +298,7 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         train = np.arange(len(X))
         if X_calibration is not None:
-            X_calibration = validate_data(
-                self, X_calibration, dtype=np.float64, reset=False
-            )
+            X_calibration = self._checked(X_calibration)
         else:
             n_calibration = int(self.calibration_fraction * len(X))
             n_calibration = min(n_calibration, _MAX_CALIBRATION_ROWS, len(X) - 2)
@@ -362,7 +362,7 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         if hasattr(density, "feature_names_in_"):
             self.feature_names_in_ = density.feature_names_in_
         from_pandas = hasattr(X_calibration, "iloc")
-        X = validate_data(self, X_calibration, dtype=np.float64, reset=False)
+        X = self._checked(X_calibration)
         rng = check_random_state(self.random_state)
         self.density_, self.noise_, self.n_trimmed_ = density, 0.0, 0
         self._describe(from_pandas, rng)
@@ -397,10 +397,10 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
             # So many copies that training seldom sees the same noise again.
             n_draws = max(self.max_blocks, 1) * max_iter * self.batch_size
             n_copies = math.ceil(min(n_draws, _MAX_COPIED_ROWS) / len(X))
-            share = weight / weight.sum()
-            spread = np.sqrt(share @ (X - share @ X) ** 2)
+            spread = _spread(X, weight / weight.sum())
             X = np.tile(X, (n_copies, 1))
             X += noise * spread * rng.standard_normal(X.shape)
+            np.clip(X, -LARGEST_VALUE, LARGEST_VALUE, out=X)
             weight = np.tile(weight, n_copies)
         # All rows train for all iterations. Held-out rows that decide would have to be
         # kept from calibration too, and the noise keeps the flow from learning rows.
@@ -461,7 +461,12 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _validated(self, X):
         check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        return self._checked(X)
+
+    def _checked(self, X, reset=False, **kwargs):
+        # Scikit-learn adds all values up, to see whether they are finite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return validate_data(self, X, dtype=np.float64, reset=reset, **kwargs)
 
     def _score(self, X):
         """Score validated rows."""
@@ -705,3 +710,11 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
                 f"The {name!r} parameter of {type(self).__name__}.{method} must be a "
                 f"float in the range (0, 1). Got {value!r} instead."
             )
+
+
+def _spread(X, share):
+    """Weighted standard deviation of every column."""
+    # Near one by a power of two, which changes no digit: squares are taken.
+    exponent = np.frexp(np.abs(X).max(axis=0))[1]
+    X = np.ldexp(X, -exponent)
+    return np.ldexp(np.sqrt(share @ (X - share @ X) ** 2), exponent)

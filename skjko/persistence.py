@@ -19,7 +19,7 @@ import numpy as np
 from skjko import container
 from skjko.columns import MarginalMap
 from skjko.fitting import Fitted
-from skjko.flow import devices, history
+from skjko.flow import devices, history, threads
 from skjko.flow.description import checked, is_count, is_flag, is_number
 from skjko.lattice import Lattice
 from skjko.parameters import (
@@ -100,6 +100,7 @@ def load(cls, path):
         raise ValueError(f"Cannot load {str(path)!r}: {what}") from error
 
 
+@threads.fork_safe()
 def _parse(cls, content):
     # Only the one version there is; a later one chooses a reader by it.
     _, model, arrays = container.parse(content, cls.__name__, FORMAT_VERSION)

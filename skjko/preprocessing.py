@@ -19,6 +19,13 @@ _CONSTANT_SCALE = 1e-5
 # they stay Gaussian with what variance the shrinkage gives them, but at least this.
 _FLAT_TOL = 1e-8
 
+# The least normal number, and the greatest.
+_TINY, _LARGEST = np.finfo(float).tiny, np.finfo(float).max
+
+# The largest z there is: far beyond where its square, and with it the log-density,
+# overflows, but with some room for what fields make of it.
+FARTHEST = 1e300
+
 
 class GaussianWhitening:
     """Full-covariance Gaussian with Ledoit-Wolf shrinkage, as an affine map to N(0, I).
@@ -75,9 +82,10 @@ class GaussianWhitening:
             sum(share @ (rows / safe_peak) ** 2 for share, rows in parts(centered))
         )
         constant = (peak == 0) | (spread <= _CONSTANT_TOL * magnitude)
-        self.scale_ = np.where(
-            constant, _CONSTANT_SCALE * np.where(magnitude > 0, magnitude, 1.0), spread
-        )
+        # Numbers below the normal ones have no digits left to be told apart by.
+        constant |= spread < _TINY
+        narrow = _CONSTANT_SCALE * np.where(magnitude > 0, magnitude, 1.0)
+        self.scale_ = np.where(constant, np.maximum(narrow, _TINY), spread)
         squares, fourths, trace = 0.0, 0.0, 0.0
         for share, rows in parts(centered):
             rows = np.where(constant, 0.0, rows / self.scale_)
@@ -142,17 +150,26 @@ class GaussianWhitening:
         self._vectors, self._deviation = vectors, deviation
         self.components_ = (vectors / deviation).T
         self._inverse = (vectors * deviation).T
+        reach = np.abs(self.components_).sum(axis=1).max(initial=1.0)
+        self._farthest = FARTHEST / reach
         self.log_det_ = float(-np.log(deviation).sum() - np.log(self.scale_).sum())
         return self
 
     def forward(self, X):
-        """Map rows to z; return z and log|det dz/dx| of every row."""
-        Z = ((X - self.mean_) / self.scale_) @ self.components_.T
-        return Z, np.full(len(X), self.log_det_)
+        """Map rows to z; return z and log|det dz/dx| of every row.
+
+        Rows that would have a z beyond the largest one get about that.
+        """
+        with np.errstate(over="ignore"):
+            U = (X - self.mean_) / self.scale_
+        U = np.clip(U, -self._farthest, self._farthest)
+        return U @ self.components_.T, np.full(len(X), self.log_det_)
 
     def inverse(self, Z):
-        """Map z back to rows in data units."""
-        return (Z @ self._inverse) * self.scale_ + self.mean_
+        """Map z back to rows in data units; what overflows gets the largest numbers."""
+        with np.errstate(over="ignore"):
+            X = (Z @ self._inverse) * self.scale_ + self.mean_
+        return np.clip(X, -_LARGEST, _LARGEST)
 
 
 def _shrinkage(squares, fourths, trace, n):

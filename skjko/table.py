@@ -23,6 +23,9 @@ KNOWN = {"numpy": _NUMPY, "pandas": _PANDAS, "polars": _POLARS}
 # What samples are where a type is none of these.
 _DEFAULT = {"numpy": "float64", "pandas": "float64", "polars": "Float64"}
 _TEXT = "hold categories or text"
+# Values that a fit takes, either way: differences of them, and a few times that, are
+# numbers still.
+LARGEST_VALUE = 1e300
 # The most columns that an error names.
 _MOST_NAMED = 5
 
@@ -91,11 +94,12 @@ class Table:
             columns = list(table.T)
         else:
             columns = [np.empty(n_samples, dtype) for dtype in types]
+        least, largest = np.array([_limits(t) for t in types]).T
+        lower, upper = np.maximum(lower, least), np.minimum(upper, largest)
         for where, rows in parts:
             forms = zip(types, ~discrete, lower, upper, strict=True)
-            for column, x, form in zip(
-                columns, lattice.round(rows).T, forms, strict=True
-            ):
+            rows = lattice.round(rows, lower, upper)
+            for column, x, form in zip(columns, rows.T, forms, strict=True):
                 column[where] = _as_type(x, *form)
         if self.container == "numpy":
             return table
@@ -141,6 +145,19 @@ def check_table(X, estimator):
                 f"could not convert them to float. {remedy} (in a sense in which "
                 "distances mean something), or leave them out."
             )
+
+
+def check_values(X, estimator, name="X"):
+    """Raise a ValueError if values of an array are too large to reckon with."""
+    # Without a copy of what may be a file.
+    size = np.maximum(X.max(axis=0).astype(float), -X.min(axis=0).astype(float))
+    j = int(size.argmax())
+    if size[j] > LARGEST_VALUE:
+        raise ValueError(
+            f"{name} has values beyond {LARGEST_VALUE:g} in column {j}, "
+            f"{size[j]:.6g} in size. {estimator} takes differences of them, which "
+            "would overflow. Change the unit."
+        )
 
 
 def missing_message(X, estimator):
@@ -222,21 +239,23 @@ def _listed(items):
     return text if more <= 0 else f"{text} and {more} more"
 
 
-def _as_type(x, dtype, is_open, lower, upper):
-    """Values of one column in its own type, within its bounds."""
+def _limits(dtype):
+    """Least and largest number of a type that are floats, too."""
     if dtype.kind == "b":
-        return np.clip(np.rint(x), 0, 1).astype(dtype)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        # The largest 64-bit integers are no floats, and round to one beyond them.
-        largest = float(limits.max)
-        if int(largest) > limits.max:
-            largest = np.nextafter(largest, 0.0)
-        low, high = max(limits.min, lower), min(largest, upper)
-        return np.clip(np.rint(x), low, high).astype(dtype)
-    limits = np.finfo(dtype)
-    low, high = max(limits.min, lower), min(limits.max, upper)
-    x = np.clip(x, low, high).astype(dtype)
+        return 0.0, 1.0
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    # The largest 64-bit integers are no floats, and round to one beyond them.
+    largest = float(limits.max)
+    if dtype.kind in "iu" and int(largest) > limits.max:
+        largest = np.nextafter(largest, 0.0)
+    return float(limits.min), largest
+
+
+def _as_type(x, dtype, is_open, lower, upper):
+    """Values of one column in its own type, within bounds that are in its range."""
+    if dtype.kind in "biu":
+        return np.clip(np.rint(x), lower, upper).astype(dtype)
+    x = np.clip(x, lower, upper).astype(dtype)
     if is_open:
         # Rounding to fewer digits may reach the bound, which no value has.
         above = np.nextafter(dtype.type(lower), dtype.type(np.inf))

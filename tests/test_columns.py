@@ -424,6 +424,69 @@ def test_all_of_it_goes_on_warm():
     assert density.n_blocks_ == 3
 
 
+# ------------------------------------------------------------------- extreme numbers
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit", [2.0**-900, 2.0**900])
+def test_marginal_maps_are_chosen_in_any_unit(unit):
+    X = np.exp(1.5 * normal(300, 2))
+    weight = np.ones(300)
+    one = choose_marginal_map(X, weight, whiten)
+    other = choose_marginal_map(X * unit, weight, whiten)
+    assert one.columns.tolist() == other.columns.tolist() == [0, 1]
+    np.testing.assert_allclose(other.centre, one.centre * unit, rtol=1e-12)
+    np.testing.assert_allclose(other.width, one.width * unit, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_below_the_normal_ones_get_no_map():
+    X = np.exp(1.5 * normal(300)) * 2e-323
+    assert choose_marginal_map(X, np.ones(300), whiten) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_tails_so_heavy_that_squares_overflow():
+    X = normal(200, 2)
+    X[::50] = [[1e200, -1e180], [-1e200, 0], [1e170, 1], [1e290, -1e290]]
+    density = quick(max_blocks=1, early_stopping=False).fit(X)
+    assert np.isfinite(density.score_samples(X)).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_map_of_rows_beyond_all_numbers():
+    one = MarginalMap(np.array([0]), np.array([-1e10]), np.array([1e-3]))
+    largest = np.finfo(float).max
+    Y, log_det = one.forward(np.array([[largest], [-largest]]))
+    # The logarithm of a number that is none itself: 709.8 for the largest one.
+    np.testing.assert_allclose(Y[:, 0], [710.48, -710.48], atol=0.01)
+    assert np.isfinite(log_det).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit", [2.0**-900, 1.0, 2.0**990])
+def test_steps_are_found_in_any_unit(unit):
+    values = np.random.RandomState(0).randint(0, 1000, 3000)
+    assert detect(3.0 * unit * values) == 3 * unit
+
+
+def test_steps_of_integers_are_integers():
+    """65000 / 2.99995... is whole, which only float32 could not tell from 3."""
+    values = np.random.RandomState(0).choice([0, 3, 65000], 200)
+    assert detect(values, is_integer=True) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_cells_at_the_end_of_numbers():
+    X = 1e290 * np.random.RandomState(0).randint(0, 5, (50, 1)).astype(float)
+    density = gaussian().fit(X)
+    largest = np.finfo(float).max
+    scores = density.score_samples([[largest], [-largest], [1e290]])
+    assert not np.isnan(scores).any()
+    assert np.isfinite(scores[2])
+    assert (scores[:2] < scores[2]).all()
+
+
 # ------------------------------------------------------------------- degenerate tables
 
 

@@ -783,3 +783,21 @@ def test_normal_fits_do_not_warn(X):
         for rows in (X[:100], X[:1100], normal(100, 5)):
             quick().fit(rows)
             quick(early_stopping=False).fit(rows)
+
+
+@pytest.mark.parametrize("value", [1.1e300, -1.7e308])
+def test_values_too_large_are_named(value):
+    rows = [[0.0, 1.0], [1.0, value], [2.0, 3.0]]
+    with pytest.raises(ValueError, match=r"X has.* 1e\+300 in column 1.*JKOFlowDens"):
+        quick().fit(rows)
+    with pytest.raises(ValueError, match=r"X_val has.* 1e\+300 in column 1"):
+        quick().fit(normal(5, 2), X_val=rows)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_as_far_as_numbers_go(density):
+    """Whose sum, by which scikit-learn looks for infinities, is none itself."""
+    rows = np.array([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]) * np.finfo(float).max
+    assert (density.score_samples(rows) == -np.inf).all()
+    assert np.isfinite(density.transform(rows)).all()
+    assert np.isfinite(density.inverse_transform(rows)).all()

@@ -492,3 +492,24 @@ def test_a_row_beyond_all_numbers_is_an_outlier(detector):
     assert detector.predict(row) == -1
     assert detector.p_values(row)[0] == pytest.approx(1 / 121)
     assert not np.isnan(detector.explain(row)).any()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit", [2.0**-900, 2.0**900])
+def test_noise_in_any_unit(X, unit):
+    one, other = quick().fit(X), quick().fit(X * unit)
+    expected = one.score_samples(X) - X.shape[1] * np.log(unit)
+    np.testing.assert_allclose(other.score_samples(X * unit), expected, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_as_far_as_numbers_go(detector, X):
+    signs = np.where(np.arange(X.shape[1]) % 2, 1.0, -1.0)
+    rows = np.array([signs, -signs, -signs]) * np.finfo(float).max
+    assert (detector.score_samples(rows) == -np.inf).all()
+    assert (detector.predict(rows) == -1).all()
+
+
+def test_values_too_large_are_named():
+    with pytest.raises(ValueError, match=r"beyond 1e\+300 in column 1.*OutlierDet"):
+        quick().fit([[0.0, 1.0], [1.0, -1e301], [2.0, 3.0]])

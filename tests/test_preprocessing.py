@@ -183,3 +183,28 @@ def test_units_do_not_matter(exponents, seed):
     a, b = GaussianWhitening().fit(X), GaussianWhitening().fit(X * scale)
     np.testing.assert_array_equal(a.forward(X)[0], b.forward(X * scale)[0])
     assert b.log_det_ == pytest.approx(a.log_det_ - np.log(scale).sum(), abs=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [3, 50])
+def test_as_far_as_numbers_go(n):
+    X = correlated(n)
+    whitening = GaussianWhitening().fit(X)
+    largest = np.finfo(float).max
+    far = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [0, 0, -1, 0]]) * largest
+    Z, log_det = whitening.forward(far)
+    assert np.isfinite(Z).all()
+    assert (np.abs(Z).max(axis=1) > 1e290).all()
+    assert np.isfinite(log_det).all()
+    assert np.isfinite(whitening.inverse(Z)).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x", [[5e-324, 5e-324], [0, 5e-324], [1e-310, -3e-310]])
+def test_numbers_below_the_normal_ones_are_constant(x):
+    X = np.array(x)[:, np.newaxis]
+    whitening = GaussianWhitening().fit(X)
+    assert whitening.n_flat_ == 1
+    Z, log_det = whitening.forward(X)
+    assert np.isfinite(Z).all()
+    assert np.isfinite(log_det).all()

@@ -142,6 +142,20 @@ def test_values_fit_their_type(dtype):
     assert sample[2, 0] > 0
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "float16", "int32"])
+@pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (-200, 150)])
+def test_values_at_the_end_of_their_type_are_on_the_lattice(dtype, bounds):
+    table = Table.of(np.zeros((1, 1), dtype))
+    step = 7.0 if dtype == "int8" else 48.0
+    low, high = (np.array([float(bound)]) for bound in bounds)
+    rows = np.array([[-1e300], [step], [1e300]])
+    lattice = Lattice(np.zeros(1), np.array([step]))
+    sample = table.rebuild(len(rows), [(slice(None), rows)], lattice, low, high)
+    values = sample[:, 0].astype(object)
+    assert [int(value) % int(step) for value in values] == [0, 0, 0]
+    assert bounds[0] <= values[0] <= values[1] == step < values[2] <= bounds[1]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_bounds_are_open_in_every_type(dtype):
     table = Table.of(np.zeros((1, 1), dtype))

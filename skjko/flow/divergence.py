@@ -12,6 +12,8 @@ import math
 import torch
 from torch.func import jvp, vmap
 
+from skjko.flow import threads
+
 
 def exact(velocity, x):
     """Velocity and exact divergence, by one batched Jacobian-vector product a column.
@@ -37,7 +39,8 @@ def exact(velocity, x):
         return value, derivative @ direction
 
     # The velocity is the same for every direction: out_dims=None keeps one of them.
-    value, diagonal = vmap(diagonal_entry, out_dims=(None, 0))(basis)
+    with threads.forward_mode:
+        value, diagonal = vmap(diagonal_entry, out_dims=(None, 0))(basis)
     return value, diagonal.sum(0)
 
 
@@ -70,7 +73,8 @@ def hutchinson(velocity, x, probes):
         value, derivative = jvp(velocity, (x,), (probe,))
         return value, torch.linalg.vecdot(derivative, probe)
 
-    value, estimates = vmap(along, out_dims=(None, 0))(probes)
+    with threads.forward_mode:
+        value, estimates = vmap(along, out_dims=(None, 0))(probes)
     return value, estimates.mean(0)
 
 

@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.func import jacfwd, vmap
 from torchdiffeq import odeint
 
+from skjko.flow import threads
+
 
 class Solution(NamedTuple):
     """Positions y, log|det dy/dx| and, where asked for, the row-wise error estimate."""
@@ -185,7 +187,8 @@ def _solve_step(step, back, y, tol, n_corrections=10, n_newton=15):
         if iteration < n_corrections:
             x[rows] += start[rows] - back(image[moving])
         else:
-            jacobian = vmap(jacfwd(lambda row: step(row[None])[0]))(x[rows])
+            with threads.forward_mode:
+                jacobian = vmap(jacfwd(lambda row: step(row[None])[0]))(x[rows])
             x[rows] += torch.linalg.solve(jacobian, residual[moving])
     return x
 

@@ -253,7 +253,7 @@ def fingerprint(*arrays):
     for array in arrays:
         digest.update(repr(None if array is None else array.shape).encode())
         if array is not None:
-            table = array.reshape(len(array), -1)
+            table = array.reshape(len(array) if array.ndim else 1, -1)
             for _, part in chunks.in_float64(table):
                 digest.update(part.tobytes())
     return digest.hexdigest()

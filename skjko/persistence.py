@@ -4,27 +4,32 @@ The file has what a fit cannot be rebuilt without: the parameters, the whitening
 weights of the blocks, and what was recorded while they were trained. Everything else is
 worked out from that, as `fit` does, so that a file cannot contradict itself.
 
-Format version 1 is described by the functions of this module, in pairs: what one of
-them puts into the file the other one takes out. A change of what is in the file needs a
-new version, and a reader that still understands the old ones.
+Format version 1 is described by the functions of this module, of `parameters.py` and of
+`shelf.py`, in pairs: what one of them puts into the file the other one takes out. A
+change of what is in the file needs a new version, and a reader that still understands
+the old ones.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-import math
-from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from skjko import container
 from skjko.columns import MarginalMap
 from skjko.fitting import Fitted
-from skjko.flow import description, devices, history, threads
+from skjko.flow import devices, history, threads
 from skjko.flow.description import checked, is_count, is_flag, is_number
 from skjko.lattice import Lattice
+from skjko.parameters import (
+    plain_parameters,
+    put_random_state,
+    take_random_state,
+    value_of,
+)
 from skjko.preprocessing import GaussianWhitening, Preprocessing
+from skjko.shelf import Shelf, put_blocks, take_blocks
 from skjko.support import Support
 from skjko.table import KNOWN, Table
 
@@ -99,55 +104,10 @@ def load(cls, path):
 def _parse(cls, content):
     # Only the one version there is; a later one chooses a reader by it.
     _, model, arrays = container.parse(content, cls.__name__, FORMAT_VERSION)
-    shelf = _Shelf(arrays)
+    shelf = Shelf(arrays)
     density = _assemble(cls, model, shelf)
     shelf.check_empty()
     return density
-
-
-class _Shelf:
-    """The arrays of a file; every one has to be taken, and only once."""
-
-    def __init__(self, arrays):
-        self._arrays = dict(arrays)
-
-    def __contains__(self, name):
-        return name in self._arrays
-
-    def take(self, name, shape, kind="f", finite=True, least=-math.inf):
-        """Return an array in the machine's byte order.
-
-        `shape` may have None for any size; `kind` is NumPy's letter for floats ("f"),
-        ints ("i") and unsigned ones ("u").
-        """
-        if name not in self._arrays:
-            raise ValueError(f"the array {name!r} is missing")
-        array = self._arrays.pop(name)
-        fits = len(array.shape) == len(shape) and all(
-            expected in (None, size)
-            for size, expected in zip(array.shape, shape, strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"the array {name!r} has shape {array.shape}, not {tuple(shape)}"
-            )
-        if array.dtype.kind != kind:
-            raise ValueError(f"the array {name!r} has dtype {array.dtype}")
-        if finite and not np.isfinite(array).all():
-            raise ValueError(f"the array {name!r} has values that are not finite")
-        if least > -math.inf and not (array >= least).all():
-            raise ValueError(f"the array {name!r} has values below {least}")
-        return array.astype(array.dtype.newbyteorder("="))
-
-    def take_float64(self, name, shape, **checks):
-        """Return an array of floats, widened if they were written as float32."""
-        return self.take(name, shape, **checks).astype(np.float64)
-
-    def check_empty(self):
-        """Raise ValueError if an array was not taken."""
-        if self._arrays:
-            name = min(self._arrays)
-            raise ValueError(f"the array {name!r} belongs to nothing")
 
 
 # ------------------------------------------------------------------- the estimator
@@ -161,10 +121,10 @@ def _dismantle(density, arrays):
     output = getattr(density, "_sklearn_output_config", {})
     arrays["solver_gaps"] = density.solver_gaps_
     return {
-        "parameters": _plain_parameters(density.get_params(deep=False), states),
-        "fitted_with": _plain_parameters(density._fitted_with, states),
+        "parameters": plain_parameters(density.get_params(deep=False), states),
+        "fitted_with": plain_parameters(density._fitted_with, states),
         "random_states": [
-            _put_random_state(state, f"random_states.{i}", arrays)
+            put_random_state(state, f"random_states.{i}", arrays)
             for i, state in enumerate(states)
         ],
         "n_features_in": int(density.n_features_in_),
@@ -180,9 +140,9 @@ def _dismantle(density, arrays):
         "with_marginal": bool(density._preprocessing.with_marginal),
         "has_marginal": _put_columns(density._preprocessing, arrays),
         "gaussian": _put_gaussian(density.gaussian_, arrays),
-        "flow": _put_blocks(density.flow_.blocks, "flow", arrays),
+        "flow": put_blocks(density.flow_.blocks, "flow", arrays),
         "fold_flows": [
-            _put_blocks(blocks, f"fold_flows.{i}", arrays)
+            put_blocks(blocks, f"fold_flows.{i}", arrays)
             for i, blocks in enumerate(fitted.fold_flows)
         ],
         "rounds": [
@@ -216,7 +176,7 @@ def _assemble(cls, model, shelf):
         has_base_nll=is_flag,
     )
     states = [
-        _take_random_state(plain, f"random_states.{i}", shelf)
+        take_random_state(plain, f"random_states.{i}", shelf)
         for i, plain in enumerate(model["random_states"])
     ]
     density = _new(cls, model["parameters"], states)
@@ -242,9 +202,9 @@ def _assemble(cls, model, shelf):
         for i, plain in enumerate(model["rounds"])
     ]
     n_active = d - preprocessing.n_flat_
-    blocks = _take_blocks(model["flow"], "flow", n_active, shelf)
+    blocks = take_blocks(model["flow"], "flow", n_active, shelf)
     fold_flows = [
-        _take_blocks(plain, f"fold_flows.{i}", None, shelf)
+        take_blocks(plain, f"fold_flows.{i}", None, shelf)
         for i, plain in enumerate(model["fold_flows"])
     ]
     _check_agreement(rounds, [blocks, *fold_flows])
@@ -284,120 +244,17 @@ def _check_agreement(rounds, flows):
 # ------------------------------------------------------------------- parameters
 
 
-def _plain_parameters(parameters, states):
-    return {
-        name: _plain(value, name, states) for name, value in sorted(parameters.items())
-    }
-
-
-def _plain(value, name, states):
-    """Return the value of a parameter, made of what JSON has; collect random states."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real) and not math.isnan(value):
-        # JSON has no infinity; a bound may be one.
-        return float(value) if math.isfinite(value) else {"infinite": bool(value > 0)}
-    if isinstance(value, np.ndarray) and value.ndim:
-        value = tuple(value)
-    if isinstance(value, (list, tuple)):
-        kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [_plain(item, name, states) for item in value]}
-    if isinstance(value, dict):
-        # Pairs, for a key may be the number of a column.
-        return {
-            "dict": [
-                [_plain(key, name, states), _plain(item, name, states)]
-                for key, item in value.items()
-            ]
-        }
-    if isinstance(value, np.random.RandomState):
-        # One that is shared stays shared.
-        known = [i for i, state in enumerate(states) if state is value]
-        if not known:
-            states.append(value)
-        return {"random_state": known[0] if known else len(states) - 1}
-    raise ValueError(f"the parameter {name!r} is {value!r}")
-
-
-def _value(plain, name, states):
-    """Return the value of a parameter; the inverse of `_plain`."""
-    if not isinstance(plain, (dict, list)):
-        return plain
-    if isinstance(plain, dict) and len(plain) == 1:
-        ((kind, content),) = plain.items()
-        if kind in ("list", "tuple") and _is_list(content):
-            items = [_value(item, name, states) for item in content]
-            return items if kind == "list" else tuple(items)
-        if kind == "infinite" and is_flag(content):
-            return math.inf if content else -math.inf
-        if kind == "dict" and _is_list(content):
-            return _dict_value(content, name, states)
-        if kind == "random_state" and is_count(content) and content < len(states):
-            return states[content]
-    raise ValueError(f"the value of the parameter {name!r} cannot be read")
-
-
-def _dict_value(pairs, name, states):
-    result = {}
-    for pair in pairs:
-        if not (
-            _is_list(pair)
-            and len(pair) == 2
-            and isinstance(pair[0], (str, int))
-            and pair[0] not in result
-        ):
-            raise ValueError(f"the value of the parameter {name!r} cannot be read")
-        result[pair[0]] = _value(pair[1], name, states)
-    return result
-
-
 def _new(cls, plain, states):
     """Return an estimator with these parameters, and the default of any new one."""
     unknown = plain.keys() - set(cls._get_param_names())
     if unknown:
         raise ValueError(f"{cls.__name__} has no parameter {min(unknown)!r}")
-    values = {name: _value(value, name, states) for name, value in plain.items()}
+    values = {name: value_of(value, name, states) for name, value in plain.items()}
     density = cls(**values)
     density._validate_params()
     # A name that is no device's; one that is not here will do, for scores.
     devices.for_scoring(density.device)
     return density
-
-
-def _put_random_state(state, prefix, arrays):
-    values = state.get_state(legacy=False)
-    if values["bit_generator"] != "MT19937":
-        raise ValueError(
-            f"its random_state draws from {values['bit_generator']}; pass an int, or "
-            "a RandomState as NumPy makes it"
-        )
-    arrays[f"{prefix}.keys"] = values["state"]["key"].astype(np.uint32)
-    arrays[f"{prefix}.gauss"] = np.array(values["gauss"], dtype=np.float64)
-    return {
-        "position": int(values["state"]["pos"]),
-        "has_gauss": bool(values["has_gauss"]),
-    }
-
-
-def _take_random_state(plain, prefix, shelf):
-    checked(
-        plain,
-        prefix,
-        position=lambda value: is_count(value) and value <= 624,
-        has_gauss=is_flag,
-    )
-    keys = shelf.take(f"{prefix}.keys", (624,), "u")
-    gauss = float(shelf.take_float64(f"{prefix}.gauss", ()))
-    state = np.random.RandomState()
-    position, has_gauss = plain["position"], int(plain["has_gauss"])
-    state.set_state(("MT19937", keys, position, has_gauss, gauss))
-    return state
 
 
 # ------------------------------------------------------------------- what was fitted
@@ -478,34 +335,6 @@ def _take_gaussian(plain, d, shelf):
     return GaussianWhitening.from_parts(
         **parts, n_flat=plain["n_flat"], shrinkage=float(plain["shrinkage"])
     )
-
-
-def _put_blocks(blocks, prefix, arrays):
-    plain = []
-    for i, block in enumerate(blocks):
-        plain.append(description.describe(block))
-        for name, weight in block.field.state_dict().items():
-            arrays[f"{prefix}.{i}.{name}"] = weight.numpy(force=True)
-    return plain
-
-
-def _take_blocks(plain, prefix, n_features, shelf):
-    """Return blocks; `n_features` may be None for any, the same in all of them."""
-    if not _is_list(plain):
-        raise ValueError(f"{prefix!r} is no list of blocks")
-    blocks = []
-    for i, described in enumerate(plain):
-
-        def weight(name, shape, i=i):
-            return torch.from_numpy(shelf.take(f"{prefix}.{i}.{name}", shape))
-
-        block = description.build(described, weight)
-        n_inside, n_context = description.sizes(block)
-        n_features = n_inside if n_features is None else n_features
-        if (n_inside, n_context) != (n_features, 0):
-            raise ValueError(f"block {i} of {prefix!r} is not for {n_features} columns")
-        blocks.append(block)
-    return blocks
 
 
 def _put_round(one, prefix, arrays):

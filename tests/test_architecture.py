@@ -52,6 +52,8 @@ FLOORS = {
     "skjko.flow.scheme": 5,
     "skjko.summary": 0,
     "skjko.model": 3,
+    "skjko.parameters": 4,
+    "skjko.shelf": 4,
     "skjko.fitting": 6,
     "skjko.persistence": 7,
     "skjko.settings": 7,

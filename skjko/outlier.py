@@ -16,6 +16,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from skjko import smoothing
 from skjko.calibration import (
     conformal_p_values,
     false_alarm_threshold,
@@ -23,7 +24,8 @@ from skjko.calibration import (
 )
 from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
-from skjko.table import LARGEST_VALUE, check_values
+from skjko.outlier_persistence import SavedDetector
+from skjko.table import check_values
 
 # Own samples that the typical log-density, the level sets and the candidate values of
 # `explain` are taken from: the quantile at 5 % is then known to 0.5 % of the mass.
@@ -36,18 +38,10 @@ _N_CANDIDATES = 33
 # rate of false alarms at 5 % is known to 0.3 %.
 _MAX_CALIBRATION_ROWS = 5000
 
-# Rows with noise that training draws from: enough for no row to be seen with the same
-# noise more than a few times, few enough for memory.
-_MAX_COPIED_ROWS = 30_000
-
-# Noise, and share of the iterations, of the first flow where outliers are trimmed.
-_COARSE_NOISE = 3.0
-_COARSE_SHARE = 0.3
-
 _RATE = Interval(Real, 0, 1, closed="neither")
 
 
-class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
+class JKOFlowOutlierDetector(OutlierMixin, SavedDetector, BaseEstimator):
     """Outlier and novelty detection by the density of a normalizing flow (JKO-iFlow).
 
     Rows are scored by the log-density of a flow that was trained on copies of the rows
@@ -306,7 +300,9 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
                 train = rng.permutation(len(X))
                 X_calibration = X[train[:n_calibration]]
                 train = train[n_calibration:]
-        self._train(X[train], weight[train], rng)
+        self.density_, self.noise_, self.n_trimmed_ = smoothing.fit(
+            self, X[train], weight[train], rng
+        )
         self._describe(from_pandas, rng)
         self._calibrate(X_calibration)
         self._set_offset(X, weight, rng)
@@ -369,54 +365,6 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
         return self
-
-    def _train(self, X, weight, rng):
-        """Fit the density; with `trim`, twice."""
-        n_trimmed = int(self.trim * len(X))
-        if n_trimmed > 0:
-            # Fine detail is where a small cluster of outliers would hide.
-            noise = max(self._noise_for(len(X)), _COARSE_NOISE)
-            n_iter = math.ceil(_COARSE_SHARE * self.max_iter)
-            coarse = self._density(X, weight, noise, n_iter, rng)
-            scores = coarse._model.log_density(X)
-            stay = np.sort(np.argsort(scores, kind="stable")[n_trimmed:])
-            X, weight = X[stay], weight[stay]
-        self.n_trimmed_ = n_trimmed
-        self.noise_ = self._noise_for(len(X))
-        self.density_ = self._density(X, weight, self.noise_, self.max_iter, rng)
-
-    def _noise_for(self, n_samples):
-        """Noise for as many rows: few tell less of the density, and need more of it."""
-        if self.noise != "auto":
-            return self.noise
-        return min(1.0, 0.3 * math.sqrt(max(1.0, 1000 / n_samples)))
-
-    def _density(self, X, weight, noise, max_iter, rng):
-        """Return a density of the rows with noise."""
-        if noise > 0:
-            # So many copies that training seldom sees the same noise again.
-            n_draws = max(self.max_blocks, 1) * max_iter * self.batch_size
-            n_copies = math.ceil(min(n_draws, _MAX_COPIED_ROWS) / len(X))
-            spread = _spread(X, weight / weight.sum())
-            X = np.tile(X, (n_copies, 1))
-            X += noise * spread * rng.standard_normal(X.shape)
-            np.clip(X, -LARGEST_VALUE, LARGEST_VALUE, out=X)
-            weight = np.tile(weight, n_copies)
-        # All rows train for all iterations. Held-out rows that decide would have to be
-        # kept from calibration too, and the noise keeps the flow from learning rows.
-        return JKOFlowDensity(
-            max_blocks=self.max_blocks,
-            hidden_layer_sizes=self.hidden_layer_sizes,
-            activation="silu",
-            max_iter=max_iter,
-            batch_size=self.batch_size,
-            learning_rate_init=self.learning_rate_init,
-            early_stopping=False,
-            time_limit=self.time_limit,
-            random_state=rng.randint(2**31 - 1),
-            verbose=self.verbose,
-            device=self.device,
-        ).fit(X, sample_weight=weight)
 
     def _describe(self, from_pandas, rng):
         """Keep of the model's own samples what scoring and explaining need."""
@@ -710,11 +658,3 @@ class JKOFlowOutlierDetector(OutlierMixin, BaseEstimator):
                 f"The {name!r} parameter of {type(self).__name__}.{method} must be a "
                 f"float in the range (0, 1). Got {value!r} instead."
             )
-
-
-def _spread(X, share):
-    """Weighted standard deviation of every column."""
-    # Near one by a power of two, which changes no digit: squares are taken.
-    exponent = np.frexp(np.abs(X).max(axis=0))[1]
-    X = np.ldexp(X, -exponent)
-    return np.ldexp(np.sqrt(share @ (X - share @ X) ** 2), exponent)

@@ -12,7 +12,9 @@ the old ones.
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,15 +45,36 @@ _COUNTS = {"n_iters": "n_iter", "n_planned": "n_planned"}
 _ROUNDS = (history.GROW, history.REPARAMETERIZE, history.REFINE)
 
 
-def save(density, path):
+class Form(NamedTuple):
+    """What the files of a class of estimators have in them.
+
+    Attributes
+    ----------
+    version : int
+        Of what follows.
+    dismantle : callable
+        `(estimator, arrays) -> model` takes a fitted estimator apart: its arrays go
+        into the dict, and all else is plain values.
+    assemble : callable
+        `(cls, model, shelf) -> estimator` makes it again.
+    """
+
+    version: int
+    dismantle: Callable
+    assemble: Callable
+
+
+def save(estimator, path, form=None):
     """Write a fitted estimator to a file.
 
     Parameters
     ----------
-    density : JKOFlowDensity
+    estimator : BaseEstimator
         Fitted.
     path : str or path-like
         A file that is there is replaced, in one step.
+    form : Form or None
+        What the file has in it; None for that of a density.
 
     Raises
     ------
@@ -60,19 +83,20 @@ def save(density, path):
     OSError
         If the file cannot be written.
     """
-    kind = type(density).__name__
+    form = form or DENSITY
+    kind = type(estimator).__name__
     try:
         arrays = {}
-        model = _dismantle(density, arrays)
-        content = container.dump(kind, FORMAT_VERSION, model, arrays)
+        model = form.dismantle(estimator, arrays)
+        content = container.dump(kind, form.version, model, arrays)
         # What cannot be read is not written: better to learn of it now.
-        _parse(type(density), content)
+        _parse(type(estimator), content, form)
     except ValueError as error:
         raise ValueError(f"This {kind} cannot be saved: {error}") from error
     container.write(path, content)
 
 
-def load(cls, path):
+def load(cls, path, form=None):
     """Read a fitted estimator from a file.
 
     Parameters
@@ -80,10 +104,12 @@ def load(cls, path):
     cls : type
         The estimator's class.
     path : str or path-like
+    form : Form or None
+        What the file has in it; None for that of a density.
 
     Returns
     -------
-    density : JKOFlowDensity
+    estimator : BaseEstimator
 
     Raises
     ------
@@ -94,20 +120,20 @@ def load(cls, path):
     """
     content = Path(path).read_bytes()
     try:
-        return _parse(cls, content)
+        return _parse(cls, content, form or DENSITY)
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if type(error) is RecursionError else error
         raise ValueError(f"Cannot load {str(path)!r}: {what}") from error
 
 
 @threads.fork_safe()
-def _parse(cls, content):
+def _parse(cls, content, form):
     # Only the one version there is; a later one chooses a reader by it.
-    _, model, arrays = container.parse(content, cls.__name__, FORMAT_VERSION)
+    _, model, arrays = container.parse(content, cls.__name__, form.version)
     shelf = Shelf(arrays)
-    density = _assemble(cls, model, shelf)
+    estimator = form.assemble(cls, model, shelf)
     shelf.check_empty()
-    return density
+    return estimator
 
 
 # ------------------------------------------------------------------- the estimator
@@ -179,14 +205,13 @@ def _assemble(cls, model, shelf):
         take_random_state(plain, f"random_states.{i}", shelf)
         for i, plain in enumerate(model["random_states"])
     ]
-    density = _new(cls, model["parameters"], states)
-    fitted_with = _new(cls, model["fitted_with"], states).get_params(deep=False)
+    density = new_estimator(cls, model["parameters"], states)
+    fitted_with = new_estimator(cls, model["fitted_with"], states)
+    fitted_with = fitted_with.get_params(deep=False)
     d = density.n_features_in_ = model["n_features_in"]
     names = model["feature_names_in"]
     if names is not None:
-        if len(names) != d or not all(map(_is_str, names)):
-            raise ValueError(f"the names of the features are not {d} strings")
-        density.feature_names_in_ = np.array(names, dtype=object)
+        density.feature_names_in_ = feature_names(names, d)
     if model["transform_output"] is not None:
         density.set_output(transform=model["transform_output"])
     density._n_features_out = d
@@ -233,6 +258,16 @@ def _assemble(cls, model, shelf):
     return density
 
 
+def feature_names(names, d):
+    """Return a list from a file as names of d features."""
+    if len(names) != d or not all(map(_is_str, names)):
+        raise ValueError(f"the names of the features are not {d} strings")
+    return np.array(names, dtype=object)
+
+
+DENSITY = Form(FORMAT_VERSION, _dismantle, _assemble)
+
+
 def _check_agreement(rounds, flows):
     """Check that the flows are what the last accepted round made."""
     accepted = [one for one in rounds if one.accepted]
@@ -244,17 +279,17 @@ def _check_agreement(rounds, flows):
 # ------------------------------------------------------------------- parameters
 
 
-def _new(cls, plain, states):
+def new_estimator(cls, plain, states):
     """Return an estimator with these parameters, and the default of any new one."""
     unknown = plain.keys() - set(cls._get_param_names())
     if unknown:
         raise ValueError(f"{cls.__name__} has no parameter {min(unknown)!r}")
     values = {name: value_of(value, name, states) for name, value in plain.items()}
-    density = cls(**values)
-    density._validate_params()
+    estimator = cls(**values)
+    estimator._validate_params()
     # A name that is no device's; one that is not here will do, for scores.
-    devices.for_scoring(density.device)
-    return density
+    devices.for_scoring(estimator.device)
+    return estimator
 
 
 # ------------------------------------------------------------------- what was fitted

@@ -63,7 +63,9 @@ FLOORS = {
     "skjko.persistence": 7,
     "skjko.settings": 7,
     "skjko.density": 8,
-    "skjko.outlier": 9,
+    "skjko.outlier_persistence": 9,
+    "skjko.smoothing": 9,
+    "skjko.outlier": 10,
 }
 
 

@@ -22,11 +22,19 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from skjko import JKOFlowDensity, container, persistence
+from skjko import (
+    JKOFlowDensity,
+    JKOFlowOutlierDetector,
+    container,
+    outlier_persistence,
+    persistence,
+)
 from skjko.datasets import moons
 from skjko.flow.fields import VelocityField
 
-GOLDEN = Path(__file__).parent / "data" / "density-1.safetensors"
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "density-1.safetensors"
+GOLDEN_DETECTOR = DATA / "detector-1.safetensors"
 
 
 def quick(**parameters):
@@ -425,6 +433,17 @@ def test_format_1_is_still_read():
 
 CONTENT = GOLDEN.read_bytes()
 
+# Both kinds of files have to withstand the same.
+KINDS = {
+    JKOFlowDensity: (CONTENT, persistence.DENSITY),
+    JKOFlowOutlierDetector: (GOLDEN_DETECTOR.read_bytes(), outlier_persistence._FORM),
+}
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def kind(request):
+    return request.param
+
 
 def header_of(content):
     """Return the parsed header of a file, and the bytes behind it."""
@@ -437,81 +456,84 @@ def with_header(header, data):
     return len(text).to_bytes(8, "little") + text + data
 
 
-def refused(content, path, match="Cannot load"):
+def refused(content, path, match="Cannot load", kind=JKOFlowDensity):
     """Load some bytes, which has to fail in the one way there is."""
     path.write_bytes(content)
     with pytest.raises(ValueError, match=match) as caught:
-        JKOFlowDensity.load(path)
+        kind.load(path)
     assert str(path) in str(caught.value)
 
 
-def loaded_or_none(content, path):
+def loaded_or_none(content, path, kind):
     """Load some bytes, or be refused in the one way there is."""
     path.write_bytes(content)
     try:
-        return JKOFlowDensity.load(path)
+        return kind.load(path)
     except ValueError as error:
         if str(path) not in str(error):
             raise
         return None
 
 
-@pytest.fixture(scope="module")
-def golden():
-    return JKOFlowDensity.load(GOLDEN)
-
-
-def flipped(rng):
-    content = bytearray(CONTENT)
+def flipped(content, rng):
+    content = bytearray(content)
     for i in rng.randint(len(content), size=rng.choice([1, 1, 1, 2, 8])):
         content[i] ^= 1 << rng.randint(8)
     return bytes(content)
 
 
-def flipped_in_header(rng):
-    content, end = bytearray(CONTENT), 8 + int.from_bytes(CONTENT[:8], "little")
+def flipped_in_header(content, rng):
+    end = 8 + int.from_bytes(content[:8], "little")
+    content = bytearray(content)
     content[rng.randint(end)] ^= 1 << rng.randint(8)
     return bytes(content)
 
 
-def truncated(rng):
-    return CONTENT[: rng.randint(len(CONTENT))]
+def truncated(content, rng):
+    return content[: rng.randint(len(content))]
 
 
-def spliced(rng):
-    a, b, c = rng.randint(len(CONTENT), size=3)
+def spliced(content, rng):
+    a, b, c = rng.randint(len(content), size=3)
     n = rng.randint(1, 200)
     return [
-        CONTENT[:a] + CONTENT[b : b + n] + CONTENT[a:],
-        CONTENT[:a] + CONTENT[b : b + n] + CONTENT[a + n :],
-        CONTENT[:a] + CONTENT[a + n :],
-        CONTENT[:a] + rng.bytes(n) + CONTENT[a + n :],
-        CONTENT[:a] + CONTENT[c:],
+        content[:a] + content[b : b + n] + content[a:],
+        content[:a] + content[b : b + n] + content[a + n :],
+        content[:a] + content[a + n :],
+        content[:a] + rng.bytes(n) + content[a + n :],
+        content[:a] + content[c:],
     ][rng.randint(5)]
 
 
 @pytest.mark.parametrize("mutate", [flipped, flipped_in_header, truncated, spliced])
-def test_no_damage_goes_unnoticed(mutate, golden, path):
+def test_no_damage_goes_unnoticed(mutate, kind, path):
     rng = np.random.RandomState(0)
+    content, _ = KINDS[kind]
+    path.write_bytes(content)
+    golden = kind.load(path)
     n_loaded = 0
     for _ in range(1000):
-        if (loaded := loaded_or_none(mutate(rng), path)) is not None:
+        loaded = loaded_or_none(mutate(content, rng), path, kind)
+        if loaded is not None:
             # White space in the header, or nothing changed at all.
             assert_equal(loaded, golden)
             n_loaded += 1
     assert n_loaded < 20
 
 
-def test_every_bit_counts(path):
+def test_every_bit_counts(kind, path):
     """Every bit of the metadata, and some of every array."""
-    n_header = len(CONTENT) - len(header_of(CONTENT)[1])
-    start = CONTENT.index(b"__metadata__")
-    stop = CONTENT.index(b'"base_nll"')
-    places = [*range(start, stop, 3), *range(n_header, len(CONTENT), 29)]
+    whole, _ = KINDS[kind]
+    header, data = header_of(whole)
+    start = whole.index(b"__metadata__")
+    first = next(name for name in header if name != "__metadata__")
+    stop = whole.index(f'"{first}"'.encode(), start)
+    assert stop - start > 1000
+    places = [*range(start, stop, 3), *range(len(whole) - len(data), len(whole), 29)]
     for i in places:
-        content = bytearray(CONTENT)
+        content = bytearray(whole)
         content[i] ^= 1 << (i % 8)
-        refused(bytes(content), path)
+        refused(bytes(content), path, kind=kind)
 
 
 NASTY = [
@@ -579,36 +601,49 @@ def edit_arrays(arrays, rng):
         array.reshape(-1)[rng.randint(array.size)] = value
 
 
+def parameters_of(model):
+    """Return the dicts in a model that hold parameters."""
+    if "density" in model:
+        return [model["parameters"], *parameters_of(model["density"])]
+    return [model["parameters"], model["fitted_with"]]
+
+
 @pytest.mark.parametrize("edit", ["model", "arrays"])
 @pytest.mark.parametrize("n", [250, pytest.param(1500, marks=pytest.mark.slow)])
-def test_what_has_the_right_checksum_is_refused_or_taken_at_its_word(edit, n, path):
+def test_what_has_the_right_checksum_is_refused_or_taken_at_its_word(
+    edit, n, kind, path
+):
     """Edited with care: what loads says what the file says, and can be used."""
-    metadata = header_of(CONTENT)[0]["__metadata__"]
-    original = load_arrays(CONTENT)
+    content, form = KINDS[kind]
+    metadata = header_of(content)[0]["__metadata__"]
+    original = load_arrays(content)
     rng = np.random.RandomState(n)
-    rows = pd.DataFrame(normal(3, 3), columns=["a", "b", "c"])
     n_loaded = 0
     for _ in range(n):
         model, arrays = json.loads(metadata["model"]), dict(original)
         for _ in range(rng.choice([1, 1, 2])):
             edit_model(model, rng) if edit == "model" else edit_arrays(arrays, rng)
-        content = container.dump("JKOFlowDensity", 1, model, arrays)
-        if (loaded := loaded_or_none(content, path)) is None:
+        content = container.dump(kind.__name__, 1, model, arrays)
+        if (loaded := loaded_or_none(content, path, kind)) is None:
             continue
         n_loaded += 1
         found = {}
-        said = persistence._dismantle(loaded, found)
-        for name in ("parameters", "fitted_with"):
+        said = form.dismantle(loaded, found)
+        for here, there in zip(parameters_of(model), parameters_of(said), strict=True):
             # A parameter that is not there is as old files have it: the default.
-            model[name] = {**said[name], **model[name]}
+            here.update({**there, **here})
         assert said == model
         assert found.keys() == arrays.keys()
         for name, array in found.items():
             np.testing.assert_array_equal(array, arrays[name])
-        renamed = rows.set_axis(loaded.feature_names_in_, axis=1)
+        rows = normal(3, loaded.n_features_in_)
+        if hasattr(loaded, "feature_names_in_"):
+            rows = pd.DataFrame(rows, columns=loaded.feature_names_in_)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            assert loaded.score_samples(renamed).shape == (3,)
+            assert loaded.score_samples(rows).shape == (3,)
+            if kind is JKOFlowOutlierDetector:
+                assert loaded.explain(rows).shape == rows.shape
     assert 0.02 * n < n_loaded < 0.5 * n
 
 
@@ -710,9 +745,12 @@ def test_other_versions_are_named(version, message, path):
     refused(with_header(header, data), path, message)
 
 
-def test_other_kinds_are_named(path):
+def test_other_kinds_are_named(kind, path):
     content = container.dump("Forest", 1, {}, {"tree": np.ones(1)})
-    refused(content, path, "holds a Forest, not a JKOFlow")
+    refused(content, path, "holds a Forest, not a JKOFlow", kind)
+    (other,) = KINDS.keys() - {kind}
+    message = f"holds a {other.__name__}, not a {kind.__name__}"
+    refused(KINDS[other][0], path, message, kind)
 
 
 def with_text(text):
@@ -787,8 +825,8 @@ OTHERS = [b"", b"{}", b"\0" * 8, b"\0" * 1000, b"PK\x03\x04", pickle.dumps([1])]
 
 
 @pytest.mark.parametrize("content", [*OTHERS, CONTENT[8:]])
-def test_other_files_are_refused(content, path):
-    refused(content, path, "safetensors")
+def test_other_files_are_refused(content, kind, path):
+    refused(content, path, "safetensors", kind)
 
 
 def test_safetensors_of_others_are_refused(path):
@@ -823,6 +861,7 @@ def test_nothing_is_executed(monkeypatch):
     for name in ("eval", "exec", "compile"):
         monkeypatch.setattr(f"builtins.{name}", executed)
     JKOFlowDensity.load(GOLDEN)
+    JKOFlowOutlierDetector.load(GOLDEN_DETECTOR)
 
 
 # ------------------------------------------------------------------- writing

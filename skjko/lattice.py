@@ -153,14 +153,18 @@ class Lattice:
         """Move values to the nearest of the lattice that is within closed bounds."""
         X = X.copy()
         j = self.columns
-        steps = np.rint((X[:, j] - self.start[j]) / self.step[j])
-        if lower is not None:
-            steps = np.clip(steps, *self._ends(lower, upper))
-        X[:, j] = self.start[j] + steps * self.step[j]
+        with np.errstate(over="ignore"):
+            steps = np.rint((X[:, j] - self.start[j]) / self.step[j])
+            if lower is not None:
+                steps = np.clip(steps, *self._ends(lower, upper))
+            rounded = self.start[j] + steps * self.step[j]
+        X[:, j] = np.clip(rounded, -_LARGEST, _LARGEST)
         for i in j:
             # Three steps of 0.1 from 0 are 0.3 in the data, not 0.30000000000000004.
             if self._decimals[i] is not None:
-                X[:, i] = np.round(X[:, i], self._decimals[i])
+                # NumPy multiplies first: the largest numbers would become infinite.
+                small = np.abs(X[:, i]) < _LARGEST / 10.0**_MOST_DECIMALS
+                X[small, i] = np.round(X[small, i], self._decimals[i])
         X[:, self.constant] = self.start[self.constant]
         return X
 

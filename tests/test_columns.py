@@ -470,6 +470,16 @@ def test_steps_are_found_in_any_unit(unit):
     assert detect(3.0 * unit * values) == 3 * unit
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_largest_numbers_are_rounded():
+    lattice = Lattice(np.zeros(1), np.array([0.1]))
+    rounded = lattice.round(np.array([[0.301], [1e308], [-1.7e308]]))[:, 0]
+    assert rounded[0] == 0.3
+    np.testing.assert_array_equal(np.sign(rounded[1:]), [1, -1])
+    assert (np.abs(rounded[1:]) >= 1e308).all()
+    assert np.isfinite(rounded).all()
+
+
 def test_steps_of_integers_are_integers():
     """65000 / 2.99995... is whole, which only float32 could not tell from 3."""
     values = np.random.RandomState(0).choice([0, 3, 65000], 200)

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -19,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from skjko import JKOFlowDensity, JKOFlowOutlierDetector
 from skjko.datasets import moons
 
-X = moons().sample(300, random_state=0)
+X = moons().sample(120, random_state=0)
 
 # One for every way in which a divergence is computed: in closed form, and in forward
 # mode, of which torch has one level for all of its threads.
@@ -46,7 +45,12 @@ def quick(**parameters):
 
 
 def detector():
-    return JKOFlowOutlierDetector(hidden_layer_sizes=(8, 8), max_iter=5, random_state=0)
+    return JKOFlowOutlierDetector(
+        hidden_layer_sizes=(8, 8),
+        max_iter=5,
+        calibration_fraction=0.25,
+        random_state=0,
+    )
 
 
 def fit_and_score(estimator, rows):
@@ -55,7 +59,11 @@ def fit_and_score(estimator, rows):
 
 
 def process_state():
-    """What belongs to the process, and so to everyone in it."""
+    """What belongs to the process, and so to everyone in it.
+
+    Not the filters of warnings: scikit-learn sets and restores them, here and there,
+    whenever it checks an array, and threads that do so at once may swap them.
+    """
     kind, keys, *rest = np.random.get_state()
     return (
         (kind, tuple(keys), *rest),
@@ -68,7 +76,6 @@ def process_state():
         torch.is_anomaly_enabled(),
         np.geterr(),
         dict(os.environ),
-        list(warnings.filters),
     )
 
 
@@ -98,8 +105,8 @@ def at_once(tasks):
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_fits_under_joblib_are_those_without_it(backend):
-    estimators = [quick(**WAYS["one layer"]), quick(), quick(random_state=1)]
-    estimators += [quick(random_state=1, **WAYS["one layer"])]
+    estimators = [quick(random_state=i, **WAYS["one layer"]) for i in range(2)]
+    estimators.append(quick())
     expected = [fit_and_score(e, X)[0] for e in estimators]
     before = process_state()
     with joblib.parallel_config(backend, n_jobs=2):
@@ -114,13 +121,12 @@ def test_fits_under_joblib_are_those_without_it(backend):
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_grid_search_is_the_same(backend):
-    grid = {"max_blocks": [0, 1], "hidden_layer_sizes": [(8,), (8, 8)]}
+    grid = {"max_blocks": [0, 1], "hidden_layer_sizes": [(8,)]}
     serial = GridSearchCV(quick(), grid, cv=2).fit(X)
     before = process_state()
     with joblib.parallel_config(backend):
         search = GridSearchCV(quick(), grid, cv=2, n_jobs=2).fit(X)
-    # Scikit-learn itself changes the filters of warnings, in threads for good.
-    assert process_state()[:-1] == before[:-1]
+    assert process_state() == before
     np.testing.assert_array_equal(
         search.cv_results_["mean_test_score"], serial.cv_results_["mean_test_score"]
     )
@@ -297,11 +303,11 @@ expected = density.score_samples(X[:10])
 stop = threading.Event()
 def work():
     while not stop.is_set():
-        density.score_samples(X)
+        density.score_samples(X[:200])
 thread = threading.Thread(target=work)
 thread.start()
 try:
-    for _ in range(5):
+    for _ in range(3):
         found = in_child(density.score_samples, X[:10])
         np.testing.assert_array_equal(found, expected)
 finally:

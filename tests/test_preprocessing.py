@@ -188,7 +188,7 @@ def test_units_do_not_matter(exponents, seed):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("n", [3, 50])
 def test_as_far_as_numbers_go(n):
-    X = correlated(n)
+    X = 1e-9 * correlated(n)
     whitening = GaussianWhitening().fit(X)
     largest = np.finfo(float).max
     far = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [0, 0, -1, 0]]) * largest

@@ -473,10 +473,10 @@ class JKOFlowDensity(
     def _validated_for_fit(self, X, sample_weight, X_val, earlier):
         """Checked arrays, without the rows of weight zero."""
         X = self._checked(X, ensure_min_samples=2, reset=earlier is None)
-        check_values(X, type(self).__name__)
         weight = np.broadcast_to(1.0, len(X))
         if sample_weight is not None:
             X, weight = self._weighted(X, sample_weight)
+        check_values(X, type(self).__name__)
         if X_val is not None:
             if not self.early_stopping:
                 raise ValueError(

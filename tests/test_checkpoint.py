@@ -24,7 +24,7 @@ from skjko.flow.rows import Rows
 from skjko.flow.training import BlockTrainer, Options
 
 # Of every case; more on request. Each is a process that dies, and a fit that goes on.
-N_KILLS = int(os.environ.get("SKJKO_KILLS", "4"))
+N_KILLS = int(os.environ.get("SKJKO_KILLS", "2"))
 
 X = moons().sample(1100, random_state=0)
 ROUNDS = {"n_reparameterizations": 1, "n_refinements": 1}

@@ -213,11 +213,11 @@ def test_values_outside_of_bounds_are_found_in_every_chunk(small_chunks):
 def test_fingerprints_know_values_not_types_and_chunks(dtype, monkeypatch):
     X = np.random.RandomState(0).randint(50, size=(500, 4)).astype(dtype)
     weight = np.ones(500)
-    one = fitting._fingerprint(X.astype(float), weight, None)
+    one = fitting.fingerprint(X.astype(float), weight, None)
     monkeypatch.setattr(chunks, "CHUNK_VALUES", 100)
-    assert fitting._fingerprint(X, np.broadcast_to(1.0, 500), None) == one
+    assert fitting.fingerprint(X, np.broadcast_to(1.0, 500), None) == one
     X[499, 3] += 1
-    assert fitting._fingerprint(X, weight, None) != one
+    assert fitting.fingerprint(X, weight, None) != one
 
 
 def test_many_rows_are_split_in_their_order(monkeypatch):

@@ -14,31 +14,41 @@ import pandas as pd
 from skjko import JKOFlowDensity
 from skjko.persistence import FORMAT_VERSION
 
-base = np.random.RandomState(0).standard_normal((300, 2))
-bent = np.tanh(2 * base[:, 0]) + 0.3 * base[:, 1]
-frame = pd.DataFrame({"a": np.sinh(1.5 * base[:, 0]), "b": bent, "c": 2.0})
-density = JKOFlowDensity(
-    max_blocks=1,
-    hidden_layer_sizes=(6, 4),
-    activation="silu",
-    time_dependent=True,
-    n_refinements=1,
-    learning_rate_init=0.03,
-    batch_size=100,
-    max_iter=80,
-    bounds={"b": (-6, np.inf)},
-    random_state=np.random.RandomState(1),
-).fit(frame)
-# What the file is to be read for: halves of a field, and flows of the folds.
-assert density.n_blocks_ == 2
-assert len(density._fitted.fold_flows) == 3
-assert density.marginal_map_.columns.tolist() == [0]
 
-path = Path(__file__).with_name(f"density-{FORMAT_VERSION}.safetensors")
-density.save(path)
-rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
-print("bytes", path.stat().st_size)
-print("scores", density.score_samples(pd.DataFrame(rows, columns=list("abc"))).tolist())
-print("sample", density.sample(2, random_state=0).to_numpy().tolist())
-print("validation scores", density.validation_scores_.tolist())
-print("random state", density.random_state.randint(1000))
+def main():
+    base = np.random.RandomState(0).standard_normal((300, 2))
+    bent = np.tanh(2 * base[:, 0]) + 0.3 * base[:, 1]
+    frame = pd.DataFrame({"a": np.sinh(1.5 * base[:, 0]), "b": bent, "c": 2.0})
+    density = JKOFlowDensity(
+        max_blocks=1,
+        hidden_layer_sizes=(6, 4),
+        activation="silu",
+        time_dependent=True,
+        n_refinements=1,
+        learning_rate_init=0.03,
+        batch_size=100,
+        max_iter=80,
+        bounds={"b": (-6, np.inf)},
+        random_state=np.random.RandomState(1),
+    ).fit(frame)
+    # What the file is to be read for: halves of a field, and flows of the folds.
+    assert density.n_blocks_ == 2
+    assert len(density._fitted.fold_flows) == 3
+    assert density.marginal_map_.columns.tolist() == [0]
+
+    path = Path(__file__).with_name(f"density-{FORMAT_VERSION}.safetensors")
+    density.save(path)
+    rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
+    print("bytes", path.stat().st_size)
+    print(
+        "scores",
+        density.score_samples(pd.DataFrame(rows, columns=list("abc"))).tolist(),
+    )
+    print("sample", density.sample(2, random_state=0).to_numpy().tolist())
+    print("validation scores", density.validation_scores_.tolist())
+    print("random state", density.random_state.randint(1000))
+
+
+# pytest imports every module here to look for examples in it.
+if __name__ == "__main__":
+    main()

@@ -28,11 +28,12 @@ from sklearn.utils.validation import (
 )
 
 from skjko import checkpoint as checkpoints
-from skjko import chunks, fitting, persistence, settings
+from skjko import chunks, fitting, settings
 from skjko.flow import devices, fields, threads
 from skjko.flow.flow import Flow
 from skjko.flow.pace import Deadline
 from skjko.model import Model
+from skjko.persistence import DENSITY, Saved
 from skjko.summary import summarize
 from skjko.support import Support
 from skjko.table import Table, check_table, check_values, missing_message
@@ -42,7 +43,11 @@ _TRAINING_SHARE = 0.85
 
 
 class JKOFlowDensity(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    DensityMixin,
+    Saved,
+    BaseEstimator,
 ):
     """Density estimation with a normalizing flow trained block by block (JKO-iFlow).
 
@@ -289,6 +294,8 @@ class JKOFlowDensity(
     >>> bool(density.score(X) > density.validation_scores_[0])
     True
     """
+
+    _form = DENSITY
 
     _parameter_constraints: dict = {  # noqa: RUF012
         "max_blocks": [Interval(Integral, 0, None, closed="left")],
@@ -694,78 +701,6 @@ class JKOFlowDensity(
         """
         check_is_fitted(self)
         return summarize(self)
-
-    def save(self, path):
-        """Write the fitted estimator to one file, without pickle.
-
-        Parameters
-        ----------
-        path : str or path-like
-            The file, by custom with the ending ".safetensors". One that is there is
-            replaced in one step: a save that fails leaves it as it was.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is of no type that it takes, or a weight is not finite.
-        OSError
-            If the file cannot be written.
-
-        See Also
-        --------
-        load : The way back.
-
-        Notes
-        -----
-        The file has everything: parameters, weights, what was recorded in training, and
-        what `warm_start` needs, but no data. NumPy's numbers among the parameters come
-        back as Python's, arrays as tuples, paths as strings, and a RandomState goes on
-        where it was.
-        Metadata routing requests are not saved.
-        """
-        check_is_fitted(self)
-        persistence.save(self, path)
-
-    @classmethod
-    def load(cls, path):
-        """Read a fitted estimator from a file that `save` wrote.
-
-        Nothing in the file is executed, so it may come from anywhere.
-
-        Parameters
-        ----------
-        path : str or path-like
-            The file.
-
-        Returns
-        -------
-        density : JKOFlowDensity
-            Scores and samples as the one that was saved, bit for bit on the same
-            machine, and can be fitted on with `warm_start=True`.
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged, from a newer version of skjko, or holds something
-            else.
-        OSError
-            If there is no such file, or it cannot be read.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> import numpy as np
-        >>> from skjko import JKOFlowDensity
-        >>> X = np.random.default_rng(0).normal(size=(50, 2))
-        >>> density = JKOFlowDensity(max_blocks=0).fit(X)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "gaussian.safetensors")
-        ...     density.save(path)
-        ...     loaded = JKOFlowDensity.load(path)
-        >>> loaded.score(X) == density.score(X)
-        True
-        """
-        return persistence.load(cls, path)
 
     def inverse_transform(self, Z):
         """Map latent positions back to data.

@@ -24,7 +24,8 @@ from skjko.calibration import (
 )
 from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
-from skjko.outlier_persistence import SavedDetector
+from skjko.outlier_persistence import DETECTOR
+from skjko.persistence import Saved
 from skjko.table import check_values
 
 # Own samples that the typical log-density, the level sets and the candidate values of
@@ -41,7 +42,7 @@ _MAX_CALIBRATION_ROWS = 5000
 _RATE = Interval(Real, 0, 1, closed="neither")
 
 
-class JKOFlowOutlierDetector(OutlierMixin, SavedDetector, BaseEstimator):
+class JKOFlowOutlierDetector(OutlierMixin, Saved, BaseEstimator):
     """Outlier and novelty detection by the density of a normalizing flow (JKO-iFlow).
 
     Rows are scored by the log-density of a flow that was trained on copies of the rows
@@ -182,6 +183,8 @@ class JKOFlowOutlierDetector(OutlierMixin, SavedDetector, BaseEstimator):
     >>> bool(detector.p_values([[9.0, 9.0]])[0] < 0.01)
     True
     """
+
+    _form = DETECTOR
 
     _parameter_constraints: dict = {  # noqa: RUF012
         "contamination": [

@@ -8,7 +8,6 @@ of this module; the version of the density's part is told in the file as well.
 # SPDX-License-Identifier: BSD-3-Clause
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from skjko import persistence
 from skjko.density import JKOFlowDensity
@@ -16,76 +15,6 @@ from skjko.flow.description import checked, is_count, is_flag
 from skjko.parameters import plain_parameters, put_random_state, take_random_state
 
 FORMAT_VERSION = 1
-
-
-class SavedDetector:
-    """The methods of an outlier detector that have to do with files."""
-
-    def save(self, path):
-        """Write the fitted detector, its density included, to one file without pickle.
-
-        Parameters
-        ----------
-        path : str or path-like
-            The file, by custom with the ending ".safetensors". One that is there is
-            replaced in one step: a save that fails leaves it as it was.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is of no type that it takes, a weight is not finite, or the
-            density is of a class derived from `JKOFlowDensity`.
-        OSError
-            If the file cannot be written.
-
-        See Also
-        --------
-        load : The way back.
-        JKOFlowDensity.save : What is saved of the density, and what is not.
-        """
-        check_is_fitted(self)
-        persistence.save(self, path, _FORM)
-
-    @classmethod
-    def load(cls, path):
-        """Read a fitted detector from a file that `save` wrote.
-
-        Nothing in the file is executed, so it may come from anywhere.
-
-        Parameters
-        ----------
-        path : str or path-like
-            The file.
-
-        Returns
-        -------
-        detector : JKOFlowOutlierDetector
-            Scores, p-values and thresholds are those of the one that was saved, bit for
-            bit on the same machine.
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged, from a newer version of skjko, or holds something
-            else, such as a density alone.
-        OSError
-            If there is no such file, or it cannot be read.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> from skjko import JKOFlowOutlierDetector
-        >>> from skjko.datasets import moons
-        >>> X = moons().sample(300, random_state=0)
-        >>> detector = JKOFlowOutlierDetector(max_blocks=0, random_state=0).fit(X)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "detector.safetensors")
-        ...     detector.save(path)
-        ...     loaded = JKOFlowOutlierDetector.load(path)
-        >>> bool((loaded.p_values(X) == detector.p_values(X)).all())
-        True
-        """
-        return persistence.load(cls, path, _FORM)
 
 
 def _dismantle(detector, arrays):
@@ -185,4 +114,4 @@ def _is_sorted(scores):
     return len(scores) > 0 and not np.isnan(scores).any() and order
 
 
-_FORM = persistence.Form(FORMAT_VERSION, _dismantle, _assemble)
+DETECTOR = persistence.Form(FORMAT_VERSION, _dismantle, _assemble)

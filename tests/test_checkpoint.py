@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import QUICK
 from sklearn.model_selection import GridSearchCV
 
 from skjko import JKOFlowDensity, checkpoint, container, persistence, settings
@@ -38,15 +39,7 @@ WRITES = ("before a write", "within a write", "before a rename", "after a rename
 
 def density(case="validation split", **parameters):
     """An estimator that trains in well under a second."""
-    quick = {
-        "max_blocks": 2,
-        "hidden_layer_sizes": (8, 8),
-        "max_iter": 8,
-        "learning_rate_init": 0.03,
-        "n_ode_steps": 1,
-        "random_state": 0,
-    }
-    return JKOFlowDensity(**{**quick, **CASES[case][0], **parameters})
+    return JKOFlowDensity(**{**QUICK, "max_iter": 8, **CASES[case][0], **parameters})
 
 
 def fitted(estimator, rows, **more):

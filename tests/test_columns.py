@@ -5,31 +5,17 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, johnsonsu, lognorm, norm, weibull_max
 
-from skjko import JKOFlowDensity
 from skjko.columns import Bounds, MarginalMap, choose_marginal_map
 from skjko.datasets import fractal_tree, moons
 from skjko.lattice import Lattice
 from skjko.preprocessing import GaussianWhitening
 
 NO = -np.inf, np.inf
-
-
-def quick(**parameters):
-    """An estimator that trains in well under a second."""
-    settings = {
-        "max_blocks": 2,
-        "hidden_layer_sizes": (8, 8),
-        "max_iter": 10,
-        "learning_rate_init": 0.03,
-        "n_ode_steps": 1,
-        "random_state": 0,
-        **parameters,
-    }
-    return JKOFlowDensity(**settings)
 
 
 def gaussian(**parameters):

@@ -2,13 +2,13 @@
 
 import math
 import pickle
-import random
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import process_state, quick
 from scipy import sparse
 from scipy.stats import kstest
 from sklearn.base import clone
@@ -20,20 +20,6 @@ from sklearn.preprocessing import FunctionTransformer
 from skjko import JKOFlowDensity
 from skjko.datasets import moons
 from skjko.flow import devices
-
-
-def quick(**parameters):
-    """An estimator that trains in well under a second."""
-    settings = {
-        "max_blocks": 2,
-        "hidden_layer_sizes": (8, 8),
-        "max_iter": 10,
-        "learning_rate_init": 0.03,
-        "n_ode_steps": 1,
-        "random_state": 0,
-        **parameters,
-    }
-    return JKOFlowDensity(**settings)
 
 
 def normal(n, d, seed=0):
@@ -251,26 +237,14 @@ def test_seed_determines_the_model(X, fresh, n):
     assert np.abs(other.score_samples(fresh) - scores).max() > 1e-3
 
 
-def global_state():
-    kind, keys, *rest = np.random.get_state()
-    return (
-        (kind, tuple(keys), *rest),
-        random.getstate(),
-        tuple(torch.get_rng_state().tolist()),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-    )
-
-
 def test_global_state_is_left_alone(X, fresh):
-    before = global_state()
+    before = process_state()
     density = quick().fit(X)
-    assert global_state() == before
+    assert process_state() == before
     density.score_samples(fresh)
-    assert global_state() == before
+    assert process_state() == before
     density.sample(3, random_state=0)
-    assert global_state() == before
+    assert process_state() == before
 
 
 def test_fit_does_not_depend_on_torch_default_dtype(X, fresh):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import set_in
 from safetensors.numpy import load as load_arrays
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -138,16 +139,6 @@ def test_format_1_is_still_read():
     assert detector.n_iter_ == 40
     assert detector.hidden_layer_sizes == (6, 4)
     assert detector.random_state.randint(1000) == 657
-
-
-def set_in(*place, value):
-    def change(model, arrays):
-        *parents, last = place
-        for key in parents:
-            model = model[key]
-        model[last] = value
-
-    return change
 
 
 def array_to(name, value):

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import random
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from helpers import process_state
 from joblib import Parallel, delayed
 from sklearn.model_selection import GridSearchCV
 
@@ -56,27 +56,6 @@ def detector():
 def fit_and_score(estimator, rows):
     fitted = estimator.fit(rows)
     return fitted.score_samples(rows), torch.get_num_threads()
-
-
-def process_state():
-    """What belongs to the process, and so to everyone in it.
-
-    Not the filters of warnings: scikit-learn sets and restores them, here and there,
-    whenever it checks an array, and threads that do so at once may swap them.
-    """
-    kind, keys, *rest = np.random.get_state()
-    return (
-        (kind, tuple(keys), *rest),
-        random.getstate(),
-        tuple(torch.get_rng_state().tolist()),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.get_default_device(),
-        torch.is_grad_enabled(),
-        torch.is_anomaly_enabled(),
-        np.geterr(),
-        dict(os.environ),
-    )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import quick, set_in
 from safetensors import safe_open
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -35,20 +36,6 @@ from skjko.flow.fields import VelocityField
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "density-1.safetensors"
 GOLDEN_DETECTOR = DATA / "detector-1.safetensors"
-
-
-def quick(**parameters):
-    """An estimator that trains in well under a second."""
-    settings = {
-        "max_blocks": 2,
-        "hidden_layer_sizes": (8, 8),
-        "max_iter": 8,
-        "learning_rate_init": 0.03,
-        "n_ode_steps": 1,
-        "random_state": 0,
-        **parameters,
-    }
-    return JKOFlowDensity(**settings)
 
 
 def normal(n, d, seed=0):
@@ -436,7 +423,10 @@ CONTENT = GOLDEN.read_bytes()
 # Both kinds of files have to withstand the same.
 KINDS = {
     JKOFlowDensity: (CONTENT, persistence.DENSITY),
-    JKOFlowOutlierDetector: (GOLDEN_DETECTOR.read_bytes(), outlier_persistence._FORM),
+    JKOFlowOutlierDetector: (
+        GOLDEN_DETECTOR.read_bytes(),
+        outlier_persistence.DETECTOR,
+    ),
 }
 
 
@@ -653,16 +643,6 @@ def edited(change):
     arrays = load_arrays(CONTENT)
     change(model, arrays)
     return container.dump("JKOFlowDensity", 1, model, arrays)
-
-
-def set_in(*place, value):
-    def change(model, arrays):
-        *parents, last = place
-        for key in parents:
-            model = model[key]
-        model[last] = value
-
-    return change
 
 
 def array_to(name, value):

@@ -9,7 +9,8 @@ import torch
 
 from skjko.flow import spill
 
-# Rows looked at together.
+# Rows looked at together: in training's float32 as many bytes as `flow.CHUNK_SIZE` rows
+# are in the float64 of scores.
 _CHUNK_SIZE = 2048
 
 

@@ -1,0 +1,58 @@
+"""What several test modules need."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from skjko import JKOFlowDensity
+
+QUICK = {
+    "max_blocks": 2,
+    "hidden_layer_sizes": (8, 8),
+    "max_iter": 10,
+    "learning_rate_init": 0.03,
+    "n_ode_steps": 1,
+    "random_state": 0,
+}
+
+
+def quick(**parameters):
+    """An estimator that trains in well under a second."""
+    return JKOFlowDensity(**{**QUICK, **parameters})
+
+
+def process_state():
+    """What belongs to the process, and so to everyone in it.
+
+    Not the filters of warnings: scikit-learn sets and restores them, here and there,
+    whenever it checks an array, and threads that do so at once may swap them.
+    """
+    kind, keys, *rest = np.random.get_state()
+    return (
+        (kind, tuple(keys), *rest),
+        random.getstate(),
+        tuple(torch.get_rng_state().tolist()),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        torch.is_anomaly_enabled(),
+        np.geterr(),
+        dict(os.environ),
+    )
+
+
+def set_in(*place, value):
+    """Return what sets an entry of a file's model, for files edited on purpose."""
+
+    def change(model, arrays):
+        *parents, last = place
+        for key in parents:
+            model = model[key]
+        model[last] = value
+
+    return change

@@ -104,7 +104,12 @@ def ablate(name, make, max_iter):
     torch.set_num_threads(1)
     train, val, test, truth = make()
     batch_size = min(500, len(train))
-    settings = {"max_iter": max_iter, "batch_size": batch_size, "random_state": 0}
+    settings = {
+        "max_iter": max_iter,
+        "batch_size": batch_size,
+        "mixture_map": None,
+        "random_state": 0,
+    }
 
     def plain(iterations):
         density = JKOFlowDensity(

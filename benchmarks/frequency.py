@@ -27,7 +27,10 @@ def measure(truth, n, frequency, args):
     T = truth.sample(5000, random_state=args.seed + 1)
     start = process_time()
     model = JKOFlowDensity(
-        frequency=frequency, max_iter=args.max_iter, random_state=args.seed
+        frequency=frequency,
+        max_iter=args.max_iter,
+        mixture_map=None,
+        random_state=args.seed,
     ).fit(X)
     seconds = process_time() - start
     kl, error = metrics.kl_divergence(truth.score_samples(T), model.score_samples(T))

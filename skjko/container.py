@@ -91,6 +91,8 @@ def parse(content, kind, newest):
     metadata = _strict_json(content[8 : 8 + n_header]).get("__metadata__")
     if metadata is None or metadata.keys() != _METADATA:
         raise ValueError("its metadata are not those of a skjko model")
+    if metadata["kind"] != kind:
+        raise ValueError(f"it holds a {metadata['kind']}, not a {kind}")
     version = metadata["format_version"]
     if not (version.isascii() and version.isdigit() and 0 < len(version) < 10):
         raise ValueError(f"its format_version is {version!r}")
@@ -102,8 +104,6 @@ def parse(content, kind, newest):
     arrays = {name: _array(name, **tensor) for name, tensor in found}
     if metadata.pop("sha256") != _digest(metadata, arrays):
         raise ValueError("its checksum does not fit its content: the file is damaged")
-    if metadata["kind"] != kind:
-        raise ValueError(f"it holds a {metadata['kind']}, not a {kind}")
     return int(version), _strict_json(metadata["model"]), arrays
 
 

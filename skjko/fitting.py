@@ -1,11 +1,12 @@
-"""From validated arrays to a trained flow: whitening, folds, and the scoring grids."""
+"""From validated arrays to a trained flow: block 0, folds, and the scoring grids."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +27,11 @@ from skjko.splitting import GAUSSIAN_ROWS, held_out_splits
 
 # Rows of each of the sets of points on which the scoring grids are chosen.
 N_PROBES = 256
+
+# Mixtures in more columns than these would cost more than they gain.
+MIXTURE_COLUMNS = 128
+# Iterations, and share of the time, in which a flow of one block shows what it gains.
+RACE_ITERATIONS, RACE_SHARE = 100, 0.15
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,9 @@ class Work:
         When the training has to be done.
     new_preprocessing : callable
         Returns a fresh `Preprocessing`.
+    mixture_work : float
+        Floating-point operations that mixtures in block 0 may take; 0 for no mixture.
+        Not seconds: a fit that goes on from a checkpoint has to come to the same one.
     journal : Journal
         Remembers every block that is trained.
     """
@@ -66,6 +75,7 @@ class Work:
     on_event: Callable
     deadline: Deadline
     new_preprocessing: Callable
+    mixture_work: float
     journal: Journal
 
     def crew(self, folds, rng, flows=None, rounds=(), share=1.0, part="all"):
@@ -90,7 +100,7 @@ class Work:
 
     def do(self, crew):
         """Let a crew do all of it, if there is a direction to move rows in."""
-        if all(fold.train.x.shape[1] for fold in crew.folds):
+        if not crew.interrupted and all(fold.train.x.shape[1] for fold in crew.folds):
             crew.train(
                 self.step_sizes,
                 self.n_reparameterizations,
@@ -179,30 +189,33 @@ def train(X, weight, X_val, work, rng, earlier=None):
         splits = held_out_splits(
             X, weight, X_val, work.validation_fraction, check_random_state(seed)
         )
+    start = _Start(splits, work, rng, seed, earlier)
     if len(splits) == 1:
-        train_set, held_out = splits[0]
-        preprocessing = work.new_preprocessing().fit(*train_set)
-        folds = [_fold(preprocessing, train_set, held_out, work.device)]
+        held_out = splits[0][1]
+        preprocessing, folds = start.preprocessings[0], start.folds
+        interrupted = start.interrupted
         # What may be two copies of all rows has done its work.
-        del X, splits, train_set
+        del X, splits, start
         crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
+        crew.interrupted = interrupted
         work.do(crew)
         return _fitted(preprocessing, crew, data, seed, crew.base_nll), held_out[0]
 
-    preprocessing = work.new_preprocessing().fit(X, weight)
+    preprocessing = start.preprocessing(X, weight)
     folds = [_fold(preprocessing, (X, weight), None, work.device)]
     crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
     if not splits:
         work.do(crew)
         return _fitted(preprocessing, crew, data, seed), X
     deciding = work.crew(
-        [_fold(work.new_preprocessing().fit(*a), a, b, work.device) for a, b in splits],
+        start.folds,
         rng,
         earlier and earlier.fold_flows,
         rounds,
         len(splits) / (len(splits) + 1),
         "folds",
     )
+    deciding.interrupted = start.interrupted
     work.do(deciding)
     crew.follow(deciding.rounds[len(rounds) :])
     fitted = _fitted(preprocessing, crew, data, seed, deciding.base_nll)
@@ -214,23 +227,126 @@ def train(X, weight, X_val, work, rng, earlier=None):
     return fitted, np.concatenate([held_out[0] for _, held_out in splits])
 
 
+class _Start:
+    """Where the flow starts: behind a Gaussian, or behind a mixture of them.
+
+    What it is better than is a flow of one block that has trained for little: what such
+    a flow can do, more training will do better.
+
+    Parameters
+    ----------
+    splits : list
+        As `held_out_splits` makes them.
+    work : Work
+    rng : RandomState
+    seed : int
+        Fits the same mixtures to the same rows again.
+    earlier : Fitted or None
+        Has chosen already.
+
+    Attributes
+    ----------
+    preprocessings : list of Preprocessing
+        One for every split.
+    folds : list of Fold
+    interrupted : bool
+        Whether the user broke off the choice.
+    """
+
+    def __init__(self, splits, work, rng, seed, earlier):
+        self._splits, self._work, self._seed = splits, work, seed
+        self.interrupted = False
+        self.preprocessings = [work.new_preprocessing().fit(*a) for a, _ in splits]
+        self._has_mixture = earlier is not None and (
+            earlier.preprocessing.mixture_ is not None
+        )
+        self.folds = None
+        may_have = earlier is None and work.mixture_work and splits
+        if self._has_mixture or (may_have and self._n_active_fits):
+            mixed = [
+                self._mixed(one, a)
+                for one, (a, _) in zip(self.preprocessings, splits, strict=True)
+            ]
+            self._has_mixture = self._has_mixture or self._is_better(mixed, rng)
+            if self._has_mixture:
+                self.preprocessings, self.folds = mixed, None
+        if self.folds is None:
+            self.folds = self._folds()
+
+    def preprocessing(self, X, weight):
+        """Return the preprocessing of all rows."""
+        one = self._work.new_preprocessing().fit(X, weight)
+        return self._mixed(one, (X, weight)) if self._has_mixture else one
+
+    @property
+    def _n_active_fits(self):
+        """Whether the columns that a flow moves are some, and not too many."""
+        d = self._splits[0][0][0].shape[1]
+        n_active = [d - one.n_flat_ for one in self.preprocessings]
+        return min(n_active) > 0 and max(n_active) <= MIXTURE_COLUMNS
+
+    def _folds(self):
+        return [
+            _fold(one, *split, self._work.device)
+            for one, split in zip(self.preprocessings, self._splits, strict=True)
+        ]
+
+    def _mixed(self, preprocessing, train_set):
+        # Where there are folds, all rows come after them.
+        n_fits = len(self._splits) + (len(self._splits) > 1)
+        return preprocessing.with_mixture(
+            *train_set,
+            np.random.RandomState([self._seed, 2]),
+            self._work.mixture_work / n_fits,
+        )
+
+    def _is_better(self, mixed, rng):
+        """Whether mixtures are better than a flow of one block with little training."""
+        if all(one.mixture_ is None for one in mixed):
+            return False
+        mixed, plain = self._nll(mixed), self._nll(self.preprocessings)
+        if mixed >= plain:
+            return False
+        self.folds = self._folds()
+        options = self._work.options
+        options = replace(options, max_iter=min(RACE_ITERATIONS, options.max_iter))
+        crew = replace(self._work, options=options).crew(
+            self.folds, rng, share=RACE_SHARE, part="start"
+        )
+        crew.grow([math.inf])
+        self.interrupted = crew.interrupted
+        return mixed < crew.nll
+
+    def _nll(self, preprocessings):
+        """Mean negative log-likelihood of the held-out rows behind block 0."""
+        losses, shares = [], []
+        for one, (_, (X, weight)) in zip(preprocessings, self._splits, strict=True):
+            Z, log_det = one.forward(X)
+            losses.append(-log_det - normal_logpdf(Z))
+            shares.append(weight / weight.mean())
+        return np.average(np.concatenate(losses), weights=np.concatenate(shares))
+
+
 def choose_grids(flow, preprocessing, rows, X, seed):
     """Choose the scoring grids on four sets of points; return the gaps that are left.
 
-    Held-out rows, the farthest training rows, own samples, and a box three times as
-    wide as the data, where single columns are mapped: it has no end at a bound there.
+    Held-out rows, the training rows that are farthest from their mean, own samples,
+    and a box three times as wide as the data, where single columns are mapped: it has
+    no end at a bound there.
     """
     rng = np.random.RandomState(seed)
     if len(rows) > N_PROBES:
         rows = rows[splitting.draw(len(rows), N_PROBES, rng)]
     low, high = np.inf, -np.inf
-    farthest = torch.empty(0)
+    farthest = np.empty((0, X.shape[1]))
+    n_active = X.shape[1] - preprocessing.n_flat_
     for _, part in chunks.in_float64(X):
         Y, _ = preprocessing.map_columns(part)
         low, high = np.minimum(low, Y.min(axis=0)), np.maximum(high, Y.max(axis=0))
-        Z = _active(preprocessing, part)
-        Z = torch.cat([farthest, Z]) if len(farthest) else Z
-        farthest = Z[Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices]
+        Y = np.concatenate([farthest, Y]) if len(farthest) else Y
+        Z = torch.as_tensor(preprocessing.gaussian_.forward(Y)[0][:, :n_active])
+        far = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices
+        farthest = Y[far.numpy()]
     centre, half = low + (high - low) / 2, (high - low) / 2
     box = centre + 3 * half * rng.uniform(-1, 1, (N_PROBES, X.shape[1]))
     base = rng.standard_normal((N_PROBES, flow.n_features))
@@ -240,9 +356,9 @@ def choose_grids(flow, preprocessing, rows, X, seed):
     own = flow.generate(torch.as_tensor(base))
     probes = [
         _active(preprocessing, rows),
-        farthest,
+        _whitened(preprocessing, farthest),
         own,
-        _active(preprocessing.gaussian_, box),
+        _whitened(preprocessing, box),
     ]
     return accuracy.choose_grids(flow, probes)
 
@@ -260,8 +376,13 @@ def fingerprint(*arrays):
 
 
 def _active(preprocessing, X):
-    """Return the whitened columns of X that a flow moves."""
-    Z, _ = preprocessing.forward(X)
+    """Return the columns of z that a flow moves, for rows."""
+    return _whitened(preprocessing, preprocessing.map_columns(X)[0])
+
+
+def _whitened(preprocessing, Y):
+    """Return the columns of z that a flow moves, for rows of mapped columns."""
+    Z, _ = preprocessing.whiten(Y)
     return torch.as_tensor(Z[:, : Z.shape[1] - preprocessing.n_flat_].copy())
 
 

@@ -48,7 +48,7 @@ def _dismantle(detector, arrays):
     }
 
 
-def _assemble(cls, model, shelf):
+def _assemble(cls, model, shelf, version):
     """Make a fitted detector from what `_dismantle` took it apart into."""
     checked(
         model,
@@ -77,7 +77,9 @@ def _assemble(cls, model, shelf):
     plain_parameters(detector.get_params(deep=False), used)
     if len(used) < len(states):
         raise ValueError("a random state belongs to no parameter")
-    density = persistence.DENSITY.assemble(JKOFlowDensity, model["density"], shelf)
+    density = persistence.DENSITY.assemble(
+        JKOFlowDensity, model["density"], shelf, model["density_format"]
+    )
     d = detector.n_features_in_ = density.n_features_in_
     names = model["feature_names_in"]
     if names is not None:

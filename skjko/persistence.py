@@ -4,10 +4,10 @@ The file has what a fit cannot be rebuilt without: the parameters, the whitening
 weights of the blocks, and what was recorded while they were trained. Everything else is
 worked out from that, as `fit` does, so that a file cannot contradict itself.
 
-Format version 1 is described by the functions of this module, of `parameters.py` and of
+Format version 2 is described by the functions of this module, of `parameters.py` and of
 `shelf.py`, in pairs: what one of them puts into the file the other one takes out. A
 change of what is in the file needs a new version, and a reader that still understands
-the old ones.
+the old ones: version 1 had no mixtures.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -32,16 +32,20 @@ from skjko.parameters import (
     value_of,
 )
 from skjko.preprocessing import GaussianWhitening, Preprocessing
+from skjko.rosenblatt import RosenblattMap
 from skjko.shelf import Shelf, put_blocks, take_blocks
 from skjko.support import Support
 from skjko.table import KNOWN, Table
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # What a file has of every block of a round, an array for each attribute of BlockRecord.
 # Its losses and its validation score are told apart, for they are many, or none.
 _FLOATS = {"step_sizes": "step_size", "movements": "movement"}
 _COUNTS = {"n_iters": "n_iter", "n_planned": "n_planned"}
+
+# Parts of mixtures, in standard deviations of the data, are not as narrow or far out.
+_LEAST_DEVIATION, _LARGEST_DEVIATION = 1e-6, 1e12
 
 _ROUNDS = (history.GROW, history.REPARAMETERIZE, history.REFINE)
 
@@ -57,7 +61,8 @@ class Form(NamedTuple):
         `(estimator, arrays) -> model` takes a fitted estimator apart: its arrays go
         into the dict, and all else is plain values.
     assemble : callable
-        `(cls, model, shelf) -> estimator` makes it again.
+        `(cls, model, shelf, version) -> estimator` makes it again, from a file of any
+        version so far.
     """
 
     version: int
@@ -162,10 +167,9 @@ class Saved:
 
 @threads.fork_safe()
 def _parse(cls, content):
-    # Only the one version there is; a later one chooses a reader by it.
-    _, model, arrays = container.parse(content, cls.__name__, cls._form.version)
+    version, model, arrays = container.parse(content, cls.__name__, cls._form.version)
     shelf = Shelf(arrays)
-    estimator = cls._form.assemble(cls, model, shelf)
+    estimator = cls._form.assemble(cls, model, shelf, version)
     shelf.check_empty()
     return estimator
 
@@ -199,6 +203,7 @@ def _dismantle(density, arrays):
         "split_seed": int(fitted.split_seed),
         "with_marginal": bool(density._preprocessing.with_marginal),
         "has_marginal": _put_columns(density._preprocessing, arrays),
+        "has_mixture": _put_mixture(density.mixture_map_, arrays),
         "gaussian": _put_gaussian(density.gaussian_, arrays),
         "flow": put_blocks(density.flow_.blocks, "flow", arrays),
         "fold_flows": [
@@ -213,8 +218,12 @@ def _dismantle(density, arrays):
     }
 
 
-def _assemble(cls, model, shelf):
+def _assemble(cls, model, shelf, version):
     """Make a fitted estimator from what `_dismantle` took it apart into."""
+    if version == 1:
+        if "has_mixture" in model:
+            raise ValueError("there were no mixtures in its version of the format")
+        model = {**model, "has_mixture": False}
     checked(
         model,
         "model",
@@ -229,6 +238,7 @@ def _assemble(cls, model, shelf):
         split_seed=lambda value: is_count(value) and value < 2**31,
         with_marginal=is_flag,
         has_marginal=is_flag,
+        has_mixture=is_flag,
         gaussian=_is_dict,
         flow=_is_list,
         fold_flows=_is_list,
@@ -252,10 +262,12 @@ def _assemble(cls, model, shelf):
     density._table = _take_table(model["table"], names, d)
 
     preprocessing = Preprocessing(_take_support(d, shelf), model["with_marginal"])
-    preprocessing.complete(
-        _take_marginal(d, shelf) if model["has_marginal"] else None,
-        _take_gaussian(model["gaussian"], d, shelf),
-    )
+    marginal = _take_marginal(d, shelf) if model["has_marginal"] else None
+    gaussian = _take_gaussian(model["gaussian"], d, shelf)
+    mixture = None
+    if model["has_mixture"]:
+        mixture = _take_mixture(d - gaussian.n_flat_, shelf)
+    preprocessing.complete(marginal, gaussian, mixture)
     rounds = [
         _take_round(plain, f"rounds.{i}", shelf)
         for i, plain in enumerate(model["rounds"])
@@ -404,6 +416,33 @@ def _take_gaussian(plain, d, shelf):
     return GaussianWhitening.from_parts(
         **parts, n_flat=plain["n_flat"], shrinkage=float(plain["shrinkage"])
     )
+
+
+def _put_mixture(mixture, arrays):
+    if mixture is not None:
+        arrays["mixture.weights"] = mixture.weights
+        arrays["mixture.means"] = mixture.means
+        arrays["mixture.factors"] = mixture.factors
+    return mixture is not None
+
+
+def _take_mixture(d, shelf):
+    weights = shelf.take_float64("mixture.weights", (None,), least=0)
+    n = len(weights)
+    means = shelf.take_float64("mixture.means", (n, d))
+    factors = shelf.take_float64("mixture.factors", (n, d, d))
+    diagonals = np.diagonal(factors, axis1=1, axis2=2)
+    if not (
+        n > 0
+        and d > 0
+        and (weights > 0).all()
+        and abs(weights.sum() - 1) < 1e-6
+        and (diagonals > _LEAST_DEVIATION).all()
+        and (np.triu(factors, 1) == 0).all()
+        and max(np.abs(means).max(), np.abs(factors).max()) < _LARGEST_DEVIATION
+    ):
+        raise ValueError("the parts of the mixture do not make one")
+    return RosenblattMap(weights, means, factors)
 
 
 def _put_round(one, prefix, arrays):

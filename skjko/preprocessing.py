@@ -1,10 +1,12 @@
-"""Invertible maps of columns, each with its log-derivative."""
+"""Block 0 of the flow: everything that is done before any block is trained."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 import numpy as np
 
-from skjko import chunks, columns
+from skjko import chunks, columns, splitting
+from skjko.mixture import choose_mixture
+from skjko.rosenblatt import RosenblattMap
 
 # A column whose spread is below this share of its magnitude is constant: the digits
 # that would tell its values apart are rounding errors.
@@ -21,6 +23,10 @@ _FLAT_TOL = 1e-8
 
 # The least normal number, and the greatest.
 _TINY, _LARGEST = np.finfo(float).tiny, np.finfo(float).max
+
+# Rows beyond these, in all or for each number that makes a part, would cost a mixture
+# more time than they are worth.
+_MIXTURE_ROWS, _MIXTURE_ROWS_PER_NUMBER = 20_000, 50
 
 # The largest z there is: far beyond where its square, and with it the log-density,
 # overflows, but with some room for what fields make of it.
@@ -190,9 +196,10 @@ def _shrinkage(squares, fourths, trace, n):
 
 
 class Preprocessing:
-    """Block 0 of the flow: maps of single columns, then a Gaussian of all of them.
+    """Block 0: maps of single columns, a Gaussian of all of them, perhaps a mixture.
 
-    Without bounds and helpful marginal maps it is `GaussianWhitening`, to the last bit.
+    Without bounds, helpful marginal maps and a mixture it is `GaussianWhitening`, to
+    the last bit.
 
     Parameters
     ----------
@@ -207,6 +214,8 @@ class Preprocessing:
         Of the columns, behind the bounds' maps.
     gaussian_ : GaussianWhitening
         Of the mapped columns.
+    mixture_ : RosenblattMap or None
+        Of the whitened columns that are not flat.
     """
 
     def __init__(self, support, with_marginal=False):
@@ -240,11 +249,28 @@ class Preprocessing:
             gaussian.fit(mapped(X), weight)
         return self.complete(marginal, gaussian)
 
-    def complete(self, marginal, gaussian):
+    def complete(self, marginal, gaussian, mixture=None):
         """Take fitted parts."""
-        self.marginal_, self.gaussian_ = marginal, gaussian
+        self.marginal_, self.gaussian_, self.mixture_ = marginal, gaussian, mixture
         self._maps = [m for m in (self.support.bounds, marginal) if m is not None]
         return self
+
+    def with_mixture(self, X, sample_weight, rng, work):
+        """Return the same with a mixture fitted to (some of) the rows behind it.
+
+        A mixture of one part is none.
+        It takes no more than about so much `work`, in floating-point operations.
+        """
+        d = X.shape[1] - self.n_flat_
+        size = max(_MIXTURE_ROWS, _MIXTURE_ROWS_PER_NUMBER * d * (d + 3) // 2)
+        some = np.sort(splitting.draw(len(X), size, rng))
+        Z, _ = self.forward(X[some])
+        mixture = choose_mixture(Z[:, :d], sample_weight[some], rng, work)
+        if len(mixture.weights) == 1:
+            return self
+        return Preprocessing(self.support, self.with_marginal).complete(
+            self.marginal_, self.gaussian_, RosenblattMap.of(mixture)
+        )
 
     @property
     def n_flat_(self):
@@ -265,13 +291,24 @@ class Preprocessing:
     def forward(self, X):
         """Map rows to z; return z and log|det dz/dx| of every row."""
         if not self._maps:
-            return self.gaussian_.forward(chunks.as_float64(X))
+            return self.whiten(chunks.as_float64(X))
         Y, log_det = self.map_columns(X)
-        Z, increment = self.gaussian_.forward(Y)
+        Z, increment = self.whiten(Y)
         return Z, log_det + increment
+
+    def whiten(self, Y):
+        """Map rows of mapped columns to z; return z and log|det| of every row."""
+        Z, log_det = self.gaussian_.forward(Y)
+        if self.mixture_ is not None:
+            active = Z[:, : Z.shape[1] - self.n_flat_]
+            log_det += self.mixture_.forward(active, out=active)[1]
+        return Z, log_det
 
     def inverse(self, Z):
         """Map z back to rows in data units."""
+        if self.mixture_ is not None:
+            Z, n_active = Z.copy(), Z.shape[1] - self.n_flat_
+            Z[:, :n_active] = self.mixture_.inverse(Z[:, :n_active])
         X = self.gaussian_.inverse(Z)
         for one in reversed(self._maps):
             X = one.inverse(X)

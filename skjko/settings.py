@@ -13,6 +13,10 @@ from skjko.flow.training import Options
 from skjko.preprocessing import Preprocessing
 from skjko.splitting import CROSS_VALIDATION_ROWS
 
+# What mixtures may take of the time, at most, on a machine that does so many operations
+# a second: two cores do.
+_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.3, 120.0, 8e9
+
 # A fit continues an earlier one with more of these, and with the others unchanged.
 GROWING = ("max_blocks", "n_reparameterizations", "n_refinements")
 _FIXED = (
@@ -25,6 +29,7 @@ _FIXED = (
     "bounds",
     "discrete",
     "marginal_map",
+    "mixture_map",
 )
 
 
@@ -109,8 +114,19 @@ def work(estimator, n_samples, support, deadline, journal, before=None):
         _reporter(p),
         deadline,
         partial(Preprocessing, support, p.marginal_map is not None),
+        _mixture_work(p),
         journal,
     )
+
+
+def _mixture_work(p):
+    """Return the floating-point operations that mixtures may take, in all."""
+    if p.mixture_map is None:
+        return 0.0
+    seconds = _MIXTURE_SECONDS
+    if p.time_limit is not None:
+        seconds = min(seconds, _MIXTURE_SHARE * p.time_limit)
+    return _RATE * seconds
 
 
 def _options(p, n_samples):

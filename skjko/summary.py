@@ -26,7 +26,9 @@ def summarize(density):
     def nll(k):
         return "" if scores is None else f"{-scores[k]:.4f}"
 
-    lines.append(line(0, "Gaussian", "", "", "", "", nll(0)))
+    mixture = density.mixture_map_
+    start = "Gaussian" if mixture is None else f"{len(mixture.weights)} parts"
+    lines.append(line(0, start, "", "", "", "", nll(0)))
     for k in range(density.n_blocks_):
         h = density.step_sizes_[k]
         lines.append(

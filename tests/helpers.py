@@ -16,6 +16,8 @@ QUICK = {
     "max_iter": 10,
     "learning_rate_init": 0.03,
     "n_ode_steps": 1,
+    # What is tested is the flow, unless it is the mixture in front of it.
+    "mixture_map": None,
     "random_state": 0,
 }
 

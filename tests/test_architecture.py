@@ -30,6 +30,8 @@ FLOORS = {
     "skjko.chunks": 1,
     "skjko.lattice": 2,
     "skjko.metrics": 0,
+    "skjko.mixture": 0,
+    "skjko.rosenblatt": 1,
     "skjko.preprocessing": 3,
     "skjko.splitting": 2,
     "skjko.support": 3,

@@ -134,6 +134,7 @@ def test_estimates_serve_training_and_scores_stay_exact(kind):
         "hidden_layer_sizes": (16, 16),
         "max_iter": 60,
         "learning_rate_init": 0.02,
+        "mixture_map": None,
         "random_state": 0,
     }
     density = JKOFlowDensity(divergence=kind, n_probes=2, **settings).fit(X)

@@ -16,6 +16,12 @@ def small_density():
     )
 
 
+def small_density_behind_a_mixture():
+    return JKOFlowDensity(
+        max_blocks=1, hidden_layer_sizes=(8, 8), max_iter=8, random_state=0
+    )
+
+
 def small_detector():
     return JKOFlowOutlierDetector(
         max_blocks=1, hidden_layer_sizes=(8, 8), max_iter=8, random_state=0
@@ -33,7 +39,8 @@ def expected_failed_checks(estimator):
 # Strict by `xfail_strict` in pyproject.toml: the decorator's argument of that name is
 # new in scikit-learn 1.8, and leaves pytest's setting alone by default.
 @parametrize_with_checks(
-    [small_density(), small_detector()], expected_failed_checks=expected_failed_checks
+    [small_density(), small_density_behind_a_mixture(), small_detector()],
+    expected_failed_checks=expected_failed_checks,
 )
 def test_sklearn_check(estimator, check):
     check(estimator)

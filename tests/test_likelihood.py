@@ -8,7 +8,7 @@ from skjko import JKOFlowDensity
 from skjko.datasets import rose
 from skjko.flow import accuracy
 
-SMALL = {"max_blocks": 2, "max_iter": 60, "random_state": 0}
+SMALL = {"max_blocks": 2, "max_iter": 60, "mixture_map": None, "random_state": 0}
 
 
 def heavy_tails(n, seed):
@@ -54,6 +54,7 @@ def three_kinds_of_points(model, X, X_test):
         {"hidden_layer_sizes": (32,), "activation": "silu"},
         {"hidden_layer_sizes": (16, 16, 16), "time_dependent": True},
         {"step_size": 0.2, "free_block": False, "early_stopping": False},
+        {"mixture_map": "auto"},
     ],
     ids=lambda settings: ", ".join(f"{k}={v}" for k, v in settings.items()) or "-",
 )

@@ -25,6 +25,7 @@ def quick(**parameters):
         "max_blocks": 3,
         "hidden_layer_sizes": (16, 16),
         "max_iter": 40,
+        "mixture_map": None,
         "random_state": 0,
         **parameters,
     }

@@ -229,6 +229,7 @@ def quick(**parameters):
         "max_blocks": 2,
         "hidden_layer_sizes": (16, 16),
         "max_iter": 30,
+        "mixture_map": None,
         "random_state": 0,
         **parameters,
     }

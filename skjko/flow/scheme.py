@@ -116,6 +116,11 @@ class Crew:
         return self._mean_nll(self.folds)
 
     @property
+    def nll(self):
+        """Mean negative log-likelihood of the held-out rows by the flow as it is."""
+        return self._mean_nll(self._behind(self.flows))
+
+    @property
     def records(self):
         """Records of the blocks of the flow as it is."""
         accepted = [r for r in self.rounds if r.accepted]

@@ -16,23 +16,25 @@ from skjko.persistence import FORMAT_VERSION
 
 
 def main():
-    base = np.random.RandomState(0).standard_normal((300, 2))
-    bent = np.tanh(2 * base[:, 0]) + 0.3 * base[:, 1]
+    random = np.random.RandomState(2)
+    base = random.standard_normal((300, 2))
+    side = np.where(np.arange(300) % 3 == 0, 4.0, 0.0)
+    bent = np.tanh(2 * base[:, 0]) + 0.3 * base[:, 1] + side
     frame = pd.DataFrame({"a": np.sinh(1.5 * base[:, 0]), "b": bent, "c": 2.0})
     density = JKOFlowDensity(
         max_blocks=1,
         hidden_layer_sizes=(6, 4),
         activation="silu",
         time_dependent=True,
-        n_refinements=1,
         learning_rate_init=0.03,
         batch_size=100,
         max_iter=80,
         bounds={"b": (-6, np.inf)},
         random_state=np.random.RandomState(1),
     ).fit(frame)
-    # What the file is to be read for: halves of a field, and flows of the folds.
-    assert density.n_blocks_ == 2
+    # What the file is to be read for: a mixture, a block, and flows of the folds.
+    assert len(density.mixture_map_.weights) == 9
+    assert density.n_blocks_ == 1
     assert len(density._fitted.fold_flows) == 3
     assert density.marginal_map_.columns.tolist() == [0]
 

@@ -1,0 +1,340 @@
+"""Mixtures of Gaussians: how they grow, and the way from them to the normal."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy.special import logsumexp
+from scipy.stats import kstest, multivariate_normal
+
+from skjko import JKOFlowDensity, datasets, fitting, metrics, mixture
+from skjko.mixture import Mixture, choose_mixture
+from skjko.rosenblatt import RosenblattMap
+from tests.helpers import quick
+
+
+def some_mixture(n_parts, d, seed, apart=3.0):
+    rng = np.random.RandomState(seed)
+    roots = rng.standard_normal((n_parts, d, d + 2))
+    covariances = roots @ roots.transpose(0, 2, 1) / (d + 2)
+    weights = rng.dirichlet(np.ones(n_parts))
+    return Mixture(weights, apart * rng.standard_normal((n_parts, d)), covariances)
+
+
+def drawn_from(mixture, n, seed):
+    rng = np.random.RandomState(seed)
+    parts = rng.choice(len(mixture.weights), n, p=mixture.weights)
+    factors = np.linalg.cholesky(mixture.covariances)[parts]
+    noise = rng.standard_normal((n, mixture.means.shape[1], 1))
+    return mixture.means[parts] + (factors @ noise)[:, :, 0]
+
+
+def true_log_density(mixture, X):
+    parts = [
+        np.log(w) + multivariate_normal(m, c).logpdf(X)
+        for w, m, c in zip(
+            mixture.weights, mixture.means, mixture.covariances, strict=True
+        )
+    ]
+    return logsumexp(np.reshape(parts, (len(parts), len(X))), axis=0)
+
+
+def map_of(mixture):
+    """The map of the mixture alone, without a wide part."""
+    factors = np.linalg.cholesky(mixture.covariances)
+    return RosenblattMap(mixture.weights, mixture.means, factors)
+
+
+def normal_log_density(Z):
+    return -0.5 * ((Z**2).sum(axis=1) + Z.shape[1] * math.log(2 * math.pi))
+
+
+MIXTURES = {
+    "parts": (st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**16)),
+}
+
+
+# ------------------------------------------------------------------- the map
+
+
+@given(*MIXTURES["parts"])
+@settings(max_examples=30)
+def test_a_normal_behind_the_map_is_the_mixture(n_parts, d, seed):
+    given_one = some_mixture(n_parts, d, seed)
+    X = np.concatenate([drawn_from(given_one, 50, 1), 20 * np.eye(d)])
+    Z, log_det = map_of(given_one).forward(X)
+    expected = true_log_density(given_one, X)
+    assert_allclose(log_det + normal_log_density(Z), expected, rtol=1e-9, atol=1e-9)
+    assert_allclose(given_one.log_density(X), expected, rtol=1e-6, atol=1e-6)
+
+
+@given(*MIXTURES["parts"])
+@settings(max_examples=30)
+def test_the_map_and_its_inverse_undo_each_other(n_parts, d, seed):
+    one = RosenblattMap.of(some_mixture(n_parts, d, seed))
+    Z = np.random.RandomState(seed).standard_normal((50, d)) * [[1.0]] * 2
+    X = one.inverse(Z)
+    assert_allclose(one.forward(X)[0], Z, rtol=1e-11, atol=1e-11)
+    rows = drawn_from(some_mixture(n_parts, d, seed), 50, 1)
+    assert_allclose(one.inverse(one.forward(rows)[0]), rows, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_the_log_determinant_is_that_of_the_jacobian(d):
+    one = RosenblattMap.of(some_mixture(4, d, 0))
+    X, step = drawn_from(some_mixture(4, d, 0), 20, 1), 1e-6
+    _, log_det = one.forward(X)
+    columns = [
+        (one.forward(X + step * e)[0] - one.forward(X - step * e)[0]) / (2 * step)
+        for e in np.eye(d)
+    ]
+    jacobians = np.stack(columns, axis=2)
+    # A column depends on those before it alone.
+    assert (np.triu(jacobians, 1) == 0).all()
+    assert_allclose(np.linalg.slogdet(jacobians)[1], log_det, atol=1e-6)
+
+
+def test_rows_of_the_mixture_become_normal():
+    one = some_mixture(5, 3, 2)
+    Z, _ = map_of(one).forward(drawn_from(one, 5000, 0))
+    for column in Z.T:
+        assert kstest(column, "norm").pvalue > 0.001
+    correlation = np.corrcoef(Z.T)
+    assert np.abs(correlation - np.eye(3)).max() < 4 / math.sqrt(5000)
+
+
+def test_one_gaussian_is_mapped_by_its_cholesky_factor():
+    gaussian = some_mixture(1, 4, 0)
+    X = drawn_from(gaussian, 10, 1)
+    Z, _ = map_of(gaussian).forward(X)
+    factor = np.linalg.cholesky(gaussian.covariances[0])
+    assert_allclose(Z, np.linalg.solve(factor, (X - gaussian.means).T).T, rtol=1e-10)
+
+
+def test_rows_far_out_stay_finite_and_come_back():
+    one = RosenblattMap.of(some_mixture(4, 2, 0))
+    sizes = np.array([1e2, 1e5, 1e20, 1e70, 1e80, 1e300])
+    X = np.concatenate([np.outer(sign * sizes, [1, -0.5]) for sign in (1, -1)])
+    Z, log_det = one.forward(X)
+    assert np.isfinite(Z).all()
+    assert np.isfinite(log_det).all()
+    assert_allclose(one.inverse(Z), X, rtol=1e-9)
+
+
+def test_gaps_are_no_wider_than_the_wide_part_lets_them():
+    # Two parts so far apart that between them there is no density but the wide part's.
+    means = np.array([[-40.0], [40.0]])
+    one = RosenblattMap.of(Mixture(np.full(2, 0.5), means, np.full((2, 1, 1), 1e-2)))
+    X = np.linspace(-5, 5, 21)[:, np.newaxis]
+    Z, log_det = one.forward(X)
+    assert (np.diff(Z[:, 0]) > 0).all()
+    assert_allclose(one.inverse(Z), X, atol=1e-9)
+    expected = math.log(1e-3) + normal_log_density(X)
+    assert_allclose(log_det + normal_log_density(Z), expected, atol=1e-9)
+
+
+def test_no_rows():
+    one = RosenblattMap.of(some_mixture(2, 3, 0))
+    Z, log_det = one.forward(np.empty((0, 3)))
+    assert Z.shape == (0, 3)
+    assert log_det.shape == (0,)
+    assert one.inverse(Z).shape == (0, 3)
+
+
+# ------------------------------------------------------------------- growth
+
+
+def moments(one):
+    mean = one.weights @ one.means
+    centred = one.means - mean
+    within = np.einsum("k,kij->ij", one.weights, one.covariances)
+    return mean, within + (one.weights * centred.T) @ centred
+
+
+def test_a_split_leaves_mean_and_covariance():
+    one = some_mixture(3, 4, 0)
+    halves = mixture._split(one)
+    assert len(halves.weights) == 6
+    for before, after in zip(moments(one), moments(halves), strict=True):
+        assert_allclose(after, before, atol=1e-12)
+
+
+def test_iterations_never_lose_what_they_maximize():
+    # The likelihood times the inverse Wishart densities of the covariances.
+    one = some_mixture(3, 2, 0)
+    X, weight = drawn_from(one, 200, 1), np.random.RandomState(2).rand(200) + 0.1
+    rows, here, before = 5.0, mixture._split(mixture._split(one)), -math.inf
+    prior = here.covariances
+    for _ in range(30):
+        precisions = np.linalg.inv(here.covariances)
+        penalty = rows * (
+            np.linalg.slogdet(here.covariances)[1]
+            + np.einsum("kij,kji->k", precisions, prior)
+        )
+        value = weight @ here.log_density(X) - 0.5 * penalty.sum()
+        assert value > before - 1e-6 * abs(value)
+        before = value
+        _, statistics = mixture._expectation(X, weight, here)
+        here = mixture._maximization(statistics, prior, rows)
+
+
+def test_weights_are_repetitions():
+    X = drawn_from(some_mixture(3, 2, 0), 100, 1)
+    counts = np.random.RandomState(2).randint(1, 4, 100)
+    pairs = zip(
+        mixture._grow(X, counts.astype(float), 1.0),
+        mixture._grow(np.repeat(X, counts, axis=0), np.ones(counts.sum()), 1.0),
+        strict=True,
+    )
+    for _, (a, b) in zip(range(4), pairs, strict=False):
+        assert_allclose(a.log_density(X), b.log_density(X), rtol=1e-6, atol=1e-6)
+
+
+def test_the_statistics_do_not_depend_on_the_chunks(monkeypatch):
+    one = some_mixture(3, 2, 0)
+    X, weight = drawn_from(one, 500, 1), np.random.RandomState(0).rand(500)
+    whole = mixture._expectation(X, weight, one)
+    monkeypatch.setattr(mixture, "_CHUNK_VALUES", 1)
+    monkeypatch.setattr(mixture, "_LEAST_CHUNK", 7)
+    parts = mixture._expectation(X, weight, one)
+    for a, b in zip(whole, parts, strict=True):
+        assert_allclose(a, b, rtol=1e-12)
+
+
+def test_one_gaussian_stays_one():
+    X = np.random.RandomState(0).standard_normal((2000, 3))
+    chosen = choose_mixture(X, np.ones(2000), np.random.RandomState(0))
+    assert len(chosen.weights) == 1
+    assert_allclose(chosen.means[0], X.mean(axis=0), atol=1e-12)
+    assert_allclose(chosen.covariances[0], np.cov(X.T, bias=True), atol=1e-5)
+
+
+def test_as_many_parts_as_there_are_clusters():
+    truth = datasets.eight_gaussians()
+    X = truth.sample(4000, random_state=0)
+    scale = X.std()
+    chosen = choose_mixture(X / scale, np.ones(4000), np.random.RandomState(0))
+    assert len(chosen.weights) == 8
+    T = truth.sample(4000, random_state=1)
+    scores = chosen.log_density(T / scale) - 2 * math.log(scale)
+    divergence, error = metrics.kl_divergence(truth.score_samples(T), scores)
+    # 47 numbers of 4000 rows: half of one in 4000 nats each.
+    assert divergence - 3 * error < 0.01
+
+
+def test_few_rows_keep_the_shape_of_their_parent():
+    # Three rows of a thin, long cloud, far from the others: without a prior they would
+    # be a part of next to no volume.
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((60, 5)) * [1, 0.3, 0.3, 0.3, 0.01]
+    for chosen in list(mixture._grow(X, np.ones(60), 1.0))[:5]:
+        values = np.linalg.eigvalsh(chosen.covariances)
+        assert (values[:, 0] > 1e-5).all()
+
+
+# ------------------------------------------------------------------- the density
+
+
+def clusters(n, seed=0):
+    return datasets.correlated_mixture(3).sample(n, random_state=seed)
+
+
+def test_a_density_starts_from_a_mixture_where_that_is_better():
+    X, T = clusters(1500), clusters(2000, 1)
+    plain, mixed = (quick(mixture_map=m).fit(X) for m in (None, "auto"))
+    assert plain.mixture_map_ is None
+    assert len(mixed.mixture_map_.weights) > 2
+    assert mixed.score(T) > plain.score(T)
+    divergence, error = metrics.kl_divergence(
+        datasets.correlated_mixture(3).score_samples(T), mixed.score_samples(T)
+    )
+    assert divergence - 3 * error < 0.05
+    assert "parts" in mixed.summary()
+
+
+def test_a_density_is_normalized_and_invertible_behind_a_mixture():
+    X = datasets.moons().sample(400, random_state=0)
+    density = quick(mixture_map="auto").fit(X)
+    assert density.mixture_map_ is not None
+    axis = np.linspace(-8, 8, 401)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    mass = np.exp(density.score_samples(grid)).sum() * (axis[1] - axis[0]) ** 2
+    assert mass == pytest.approx(1, abs=1e-3)
+    back = density.inverse_transform(density.transform(X))
+    assert_allclose(back, X, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"max_blocks": 0}, {"early_stopping": False}, {"mixture_map": None}],
+)
+def test_a_density_without_a_mixture(parameters):
+    density = quick(**{"mixture_map": "auto", **parameters}).fit(clusters(300))
+    assert density.mixture_map_ is None
+
+
+def test_a_gaussian_needs_no_mixture():
+    X = np.random.RandomState(0).standard_normal((1200, 2))
+    assert quick(mixture_map="auto").fit(X).mixture_map_ is None
+
+
+def test_flat_directions_pass_by_the_mixture():
+    X = clusters(600)
+    X = np.hstack([X, X[:, :1] + X[:, 1:2], np.ones((600, 1))])
+    density = quick(mixture_map="auto").fit(X)
+    assert density.mixture_map_.means.shape[1] == 3
+    assert_allclose(density.inverse_transform(density.transform(X)), X, atol=1e-5)
+
+
+def test_too_many_columns_have_no_mixture(monkeypatch):
+    monkeypatch.setattr(fitting, "MIXTURE_COLUMNS", 2)
+    assert quick(mixture_map="auto").fit(clusters(300)).mixture_map_ is None
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+def test_a_fit_goes_on_from_the_same_mixture(n):
+    X = clusters(n)
+    once = quick(mixture_map="auto", warm_start=True, max_blocks=1).fit(X)
+    parts = once.mixture_map_.means.copy()
+    once.set_params(max_blocks=3).fit(X)
+    np.testing.assert_array_equal(once.mixture_map_.means, parts)
+
+
+def test_an_interrupted_choice_leaves_a_model(monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    X = clusters(1500)
+    # The first block that is trained is that of the race.
+    monkeypatch.setattr("skjko.flow.stage.Stage.train", interrupted)
+    with pytest.warns(match="interrupted"):
+        density = quick(mixture_map="auto").fit(X)
+    assert density.n_blocks_ == 0
+    assert np.isfinite(density.score(X))
+
+
+def test_a_checkpoint_remembers_the_choice(tmp_path, monkeypatch):
+    X = datasets.moons().sample(1200, random_state=0)
+    first = quick(mixture_map="auto", checkpoint=tmp_path).fit(X)
+
+    def trained(*args):
+        raise AssertionError("nothing is left to train")
+
+    monkeypatch.setattr("skjko.flow.stage.Stage.train", trained)
+    again = quick(mixture_map="auto", checkpoint=tmp_path).fit(X)
+    np.testing.assert_array_equal(first.score_samples(X), again.score_samples(X))
+
+
+def test_weights_move_the_mixture():
+    X = np.concatenate([clusters(600), clusters(600, 1) + 20])
+    weight = np.r_[np.full(600, 3.0), np.ones(600)]
+    density = JKOFlowDensity(max_blocks=1, max_iter=5, random_state=0)
+    density.fit(X, sample_weight=weight)
+    sample = density.sample(4000, random_state=0)
+    share = (sample.mean(axis=1) < 10).mean()
+    assert share == pytest.approx(0.75, abs=4 * math.sqrt(0.75 * 0.25 / 4000) + 0.03)

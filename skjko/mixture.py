@@ -149,6 +149,8 @@ def _grow(X, weight, strength):
         for _ in range(_N_ITER):
             loglik, statistics = _expectation(X, weight, mixture)
             alive = statistics[:, 0] > _LEAST_ROWS
+            if not alive.any():
+                return
             prior = prior[alive]
             mixture = _maximization(statistics[alive], prior, rows)
             if loglik - before < _TOL:

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skjko import JKOFlowDensity, JKOFlowOutlierDetector
 
 # Of tables, half of them with two blocks to train. Each other test has a share of that
-# number; together they have 285 by default, few enough for half a minute.
+# number; together they have 300 by default, few enough for half a minute.
 CASES = 100
 _more = os.environ.get("SKJKO_CASES")
 
@@ -373,6 +373,21 @@ def test_any_table():
         examine(problem)
 
     check()
+
+
+def test_any_table_that_may_start_from_a_mixture():
+    found = []
+
+    @cases(0.15)
+    @given(problems(least=24, with_spread=True))
+    def check(problem):
+        X, container, parameters, weight = problem
+        parameters = {**parameters, "early_stopping": True}
+        density = examine((X, container, parameters, weight))
+        found.append(density is not None and density.mixture_map_ is not None)
+
+    check()
+    assert sum(found) > 1
 
 
 def test_any_table_in_which_there_is_something_to_train():

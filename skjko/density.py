@@ -54,9 +54,10 @@ class JKOFlowDensity(
     The density of the data is carried to a standard normal one by a stack of
     continuous-time residual blocks. Each block is one step of the Jordan-Kinderlehrer-
     Otto scheme and is trained alone, on samples pushed through the blocks before it
-    [1]_. Block 0 is a full-covariance Gaussian in closed form; held-out rows decide
-    for how long a block trains and how many blocks stay, so that on those rows the
-    flow is never worse than that Gaussian.
+    [1]_. Block 0 is a full-covariance Gaussian in closed form, and behind it, where
+    held-out rows prefer that, a mixture of Gaussians by Rosenblatt's transformation
+    [2]_. Held-out rows decide for how long a block trains and how many blocks stay, so
+    that on those rows the flow is never worse than block 0.
 
     Columns may have any scale: whitening is part of the model, and scores are in the
     units of the data handed in.
@@ -212,7 +213,7 @@ class JKOFlowDensity(
     Attributes
     ----------
     n_blocks_ : int
-        Number of flow blocks that stay; 0 is the Gaussian alone.
+        Number of flow blocks that stay; 0 is block 0 alone.
 
     step_sizes_ : ndarray of shape (n_blocks_,)
         JKO step size of every block; infinite for a free one.
@@ -289,6 +290,9 @@ class JKOFlowDensity(
     .. [1] C. Xu, X. Cheng, Y. Xie, "Normalizing flow neural networks by JKO scheme",
        NeurIPS 2023. Proposition 3.1 is the objective of a block; Section 4.2 has the
        reparameterization and the refinement, Appendix B.2 the finite differences.
+
+    .. [2] M. Rosenblatt, "Remarks on a multivariate transformation", Annals of
+       Mathematical Statistics 23 (1952).
 
     Examples
     --------

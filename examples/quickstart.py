@@ -148,11 +148,11 @@ def draw(truth, flow, X, path, resolution=150):
 
     # Square panels over the full width, and room for the titles.
     width = 14
-    heights = [width / 4 + 0.5, width / len(blocks) + 0.5]
+    heights = [width / 4 + 0.5, width / max(4, len(blocks)) + 0.5]
     fig = Figure((width, sum(heights)), dpi=120, layout="constrained")
     above, below = fig.subfigures(2, 1, height_ratios=heights)
     top = above.subplots(1, 4)
-    bottom = below.subplots(1, len(blocks))
+    bottom = below.subplots(1, len(blocks), squeeze=False)[0]
     for canvas in (fig, above, below):
         canvas.set_facecolor("black")
 
@@ -188,7 +188,7 @@ def draw(truth, flow, X, path, resolution=150):
         ax.scatter(*way[block].T, s=1.6, c=color, linewidths=0)
         for radius in (1, 2, 3):
             ax.add_patch(Circle((0, 0), radius, fill=False, color="0.4", lw=0.5))
-        title = f"after block {block}" if block else "whitened"
+        title = f"after block {block}"
         ax.set(title=title, xlim=(-3.6, 3.6), ylim=(-3.6, 3.6))
 
     for ax in [*top, *bottom]:

@@ -79,9 +79,9 @@ def flower():
     X_test = truth.sample(10_000, random_state=1)
 
     # To save time, the number of components is chosen on fewer rows, and stops at 120
-    # although more would do better, and the flow trains for fewer iterations than by
-    # default. The best bandwidth depends on the number of rows,
-    # so it is chosen with nearly all of them.
+    # although more would do better, and blocks train for fewer iterations than by
+    # default. The best bandwidth depends on the number of rows, so it is chosen with
+    # nearly all of them.
     few_rows = ShuffleSplit(1, train_size=10_000, test_size=5_000, random_state=0)
     most_rows = ShuffleSplit(1, test_size=0.1, random_state=0)
     components = {"n_components": [60, 120]}

@@ -26,8 +26,12 @@ _MAX_PARTS = 512
 _N_ITER = 15
 # Iterations end when the mean log-likelihood gains less than this, in nats.
 _TOL = 1e-3
-# Where a split puts the means, in standard deviations along the longest direction.
-_APART = 0.6
+# Where a split puts the means, in standard deviations along the longest direction:
+# where those of the halves of a normal are. Nearer ones take long to part.
+_APART = math.sqrt(2 / math.pi)
+# What of the variance in that direction the prior of a half lacks. Halves of a normal
+# lack 2 / pi, but then narrow parts, of few rows, are made much of.
+_NARROWER = 0.36
 # Least variance: rows have about unit variance. Narrower parts are spikes, of values
 # that repeat.
 _LEAST_VARIANCE = 1e-6
@@ -85,90 +89,117 @@ def choose_mixture(X, weight, rng, work=math.inf):
     else:
         splitter = ShuffleSplit(1, test_size=_HELD_OUT, random_state=rng)
     splits = list(splitter.split(X))
-    # Once to choose a level, and once more to fit it to all rows; with two priors.
-    last = _last_level(X, work / 4)
-    score, level = _best_level(X, weight, splits, _WEAK, last)
-    mixture = _nth(_grow(X, weight, _WEAK), level)
-    if len(X) < _FEW_ROWS * (X.shape[1] + 2) * len(mixture.weights):
-        strong_score, level = _best_level(X, weight, splits, _STRONG, last)
-        if strong_score > score:
-            mixture = _nth(_grow(X, weight, _STRONG), level)
-    return mixture
+    best, work = _best_level(X, weight, splits, _WEAK, work)
+    strength = _WEAK
+    if len(X) < _FEW_ROWS * (X.shape[1] + 2) * len(best.mixture.weights):
+        strong, _ = _best_level(X, weight, splits, _STRONG, work)
+        if strong.score > best.score:
+            best, strength = strong, _STRONG
+    if len(splits) > 1 or best.number == 0:
+        # Some of few rows lack too much of what all of them show.
+        *_, (mixture, _) = islice(_grow(X, weight, strength), best.number + 1)
+        return mixture
+    settled = _settle(X, weight, best.mixture, best.prior, strength)
+    return best.mixture if settled is None else settled[0]
 
 
-def _last_level(X, work):
-    """Number of the last level to which growing takes no more than so much work."""
-    n, d = X.shape
-    n_features = (d + 1) * (d + 2) // 2
-    # Two matrix products, and some operations for the exponentials.
-    level_1 = 2 * n * _N_ITER * (4 * n_features + 20)
-    level, total = 0, 0
-    while total + level_1 * 2**level <= work and 2 ** (level + 1) <= _MAX_PARTS:
-        total += level_1 * 2**level
-        level += 1
-    return level
+@dataclass(frozen=True)
+class _Level:
+    """A mixture, the covariances that its own were shrunk to, its held-out score."""
+
+    number: int
+    mixture: Mixture
+    prior: np.ndarray
+    score: float
 
 
-def _best_level(X, weight, splits, strength, last):
-    """Return the mean held-out log-density of the best level, and its number."""
+def _best_level(X, weight, splits, strength, work):
+    """Grow to the level that is best on held-out rows.
+
+    Returns that of the first split, and the work that is left. For one part there is
+    always enough; for others, to settle them on all rows too.
+    """
     growths = [_grow(X[a], weight[a], strength) for a, _ in splits]
     total = sum(weight[b].sum() for _, b in splits)
-    best, best_level = -math.inf, 0
-    for level, mixtures in enumerate(islice(zip(*growths, strict=False), last + 1)):
+    n_rows = sum(len(a) for a, _ in splits)
+    best = None
+    for number, grown in enumerate(zip(*growths, strict=False)):
         score = sum(
             weight[b] @ mixture.log_density(X[b])
-            for mixture, (_, b) in zip(mixtures, splits, strict=True)
+            for (mixture, _), (_, b) in zip(grown, splits, strict=True)
         )
-        if not score / total > best:
+        if best is not None and not score / total > best.score:
             break
-        best, best_level = score / total, level
-    return best, best_level
+        best = _Level(number, *grown[0], score / total)
+        growing = n_rows * _operations(best.mixture)
+        # The next level has twice as many parts.
+        if 2 * (growing + len(X) * _operations(best.mixture)) > work:
+            break
+        work -= 2 * growing
+    return best, work
 
 
-def _nth(growth, level):
-    """Return the mixture of a level, or the last one before it."""
-    *_, mixture = islice(growth, level + 1)
-    return mixture
+def _operations(mixture):
+    """Floating-point operations for a row, in all iterations."""
+    n_parts, d = mixture.means.shape
+    # Two matrix products, and some operations for the exponentials.
+    return n_parts * _N_ITER * (2 * (d + 1) * (d + 2) + 20)
 
 
 def _grow(X, weight, strength):
-    """Yield mixtures of one part, two, four, ... until there are rows for no more."""
-    d = X.shape[1]
+    """Yield mixtures of one part, two, four, ... until there are rows for no more.
+
+    With each come the covariances that its own are shrunk to.
+    """
     total, mean, square = weight.sum(), weight @ X, (X * weight[:, np.newaxis]).T @ X
     mean = mean / total
     covariance = square / total - np.outer(mean, mean)
-    covariance += _LEAST_VARIANCE * np.eye(d)
-    mixture = Mixture(np.ones(1), mean[np.newaxis], covariance[np.newaxis])
-    yield mixture
-    rows = strength * (d + 2)
-    n_before = 0
-    while n_before < len(mixture.weights) <= _MAX_PARTS // 2:
-        n_before = len(mixture.weights)
-        mixture = _split(mixture)
-        prior, before = mixture.covariances, -math.inf
-        for _ in range(_N_ITER):
-            loglik, statistics = _expectation(X, weight, mixture)
-            alive = statistics[:, 0] > _LEAST_ROWS
-            if not alive.any():
-                return
-            prior = prior[alive]
-            mixture = _maximization(statistics[alive], prior, rows)
-            if loglik - before < _TOL:
-                break
-            before = loglik
-        yield mixture
+    covariance += _LEAST_VARIANCE * np.eye(X.shape[1])
+    covariance = covariance[np.newaxis]
+    settled = Mixture(np.ones(1), mean[np.newaxis], covariance), covariance
+    n_parts = 0
+    while settled is not None and n_parts < len(settled[0].weights):
+        yield settled
+        n_parts = len(settled[0].weights)
+        if n_parts > _MAX_PARTS // 2:
+            return
+        settled = _settle(X, weight, *_split(settled[0]), strength)
+
+
+def _settle(X, weight, mixture, prior, strength):
+    """Iterate, with covariances shrunk to the prior.
+
+    Returns mixture and prior of the parts that are left, or None if there are none.
+    """
+    rows = strength * (X.shape[1] + 2)
+    before = -math.inf
+    for _ in range(_N_ITER):
+        loglik, statistics = _expectation(X, weight, mixture)
+        alive = statistics[:, 0] > _LEAST_ROWS
+        if not alive.any():
+            return None
+        prior = prior[alive]
+        mixture = _maximization(statistics[alive], prior, rows)
+        if loglik - before < _TOL:
+            break
+        before = loglik
+    return mixture, prior
 
 
 def _split(mixture):
-    """Halve every part across its longest direction; mean and covariance stay."""
+    """Halve every part across its longest direction; mean and covariance stay.
+
+    Returns the halves, and the covariances to shrink theirs to.
+    """
     values, vectors = np.linalg.eigh(mixture.covariances)
-    step = _APART * np.sqrt(values[:, -1:]) * vectors[:, :, -1]
-    halves = mixture.covariances - step[:, :, np.newaxis] * step[:, np.newaxis, :]
-    return Mixture(
+    axis = np.sqrt(values[:, -1:]) * vectors[:, :, -1]
+    square = axis[:, :, np.newaxis] * axis[:, np.newaxis, :]
+    halves = Mixture(
         np.tile(mixture.weights / 2, 2),
-        np.concatenate([mixture.means + step, mixture.means - step]),
-        np.tile(halves, (2, 1, 1)),
+        np.concatenate([mixture.means + _APART * axis, mixture.means - _APART * axis]),
+        np.tile(mixture.covariances - _APART**2 * square, (2, 1, 1)),
     )
+    return halves, np.tile(mixture.covariances - _NARROWER * square, (2, 1, 1))
 
 
 def _expectation(X, weight, mixture):

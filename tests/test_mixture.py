@@ -158,18 +158,22 @@ def moments(one):
 
 def test_a_split_leaves_mean_and_covariance():
     one = some_mixture(3, 4, 0)
-    halves = mixture._split(one)
+    halves, prior = mixture._split(one)
     assert len(halves.weights) == 6
     for before, after in zip(moments(one), moments(halves), strict=True):
         assert_allclose(after, before, atol=1e-12)
+    # Narrower than the whole, but no narrower than a half of it.
+    parents = np.tile(one.covariances, (2, 1, 1))
+    assert np.linalg.eigvalsh(parents - prior).min() > -1e-12
+    assert np.linalg.eigvalsh(prior - halves.covariances).min() > -1e-12
 
 
 def test_iterations_never_lose_what_they_maximize():
     # The likelihood times the inverse Wishart densities of the covariances.
     one = some_mixture(3, 2, 0)
     X, weight = drawn_from(one, 200, 1), np.random.RandomState(2).rand(200) + 0.1
-    rows, here, before = 5.0, mixture._split(mixture._split(one)), -math.inf
-    prior = here.covariances
+    rows, before = 5.0, -math.inf
+    here, prior = mixture._split(mixture._split(one)[0])
     for _ in range(30):
         precisions = np.linalg.inv(here.covariances)
         penalty = rows * (
@@ -191,7 +195,7 @@ def test_weights_are_repetitions():
         mixture._grow(np.repeat(X, counts, axis=0), np.ones(counts.sum()), 1.0),
         strict=True,
     )
-    for _, (a, b) in zip(range(4), pairs, strict=False):
+    for _, ((a, _), (b, _)) in zip(range(4), pairs, strict=False):
         assert_allclose(a.log_density(X), b.log_density(X), rtol=1e-6, atol=1e-6)
 
 
@@ -227,12 +231,34 @@ def test_as_many_parts_as_there_are_clusters():
     assert divergence - 3 * error < 0.01
 
 
+def test_rings_around_each_other_are_told_apart():
+    # Slices through all rings at once fit next to nothing better than a Gaussian.
+    truth = datasets.rings()
+    X, T = truth.sample(8000, random_state=0), truth.sample(4000, random_state=1)
+    chosen = choose_mixture(X / X.std(), np.ones(8000), np.random.RandomState(0))
+    scores = chosen.log_density(T / X.std()) - 2 * math.log(X.std())
+    divergence, error = metrics.kl_divergence(truth.score_samples(T), scores)
+    assert divergence + 3 * error < 0.1
+
+
+@pytest.mark.parametrize("n", [300, 3000])
+def test_growth_ends_with_the_work(n):
+    X = datasets.checkerboard().sample(n, random_state=0)
+    X, weight = (X - X.mean(axis=0)) / X.std(axis=0), np.ones(n)
+    n_parts = [
+        len(choose_mixture(X, weight, np.random.RandomState(0), work).weights)
+        for work in (0, 3e7, 3e8)
+    ]
+    assert n_parts[0] == 1
+    assert n_parts[0] < n_parts[1] < n_parts[2]
+
+
 def test_few_rows_keep_the_shape_of_their_parent():
     # Three rows of a thin, long cloud, far from the others: without a prior they would
     # be a part of next to no volume.
     rng = np.random.RandomState(0)
     X = rng.standard_normal((60, 5)) * [1, 0.3, 0.3, 0.3, 0.01]
-    for chosen in list(mixture._grow(X, np.ones(60), 1.0))[:5]:
+    for chosen, _ in list(mixture._grow(X, np.ones(60), 1.0))[:5]:
         values = np.linalg.eigvalsh(chosen.covariances)
         assert (values[:, 0] > 1e-5).all()
 

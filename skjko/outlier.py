@@ -73,9 +73,9 @@ class JKOFlowOutlierDetector(OutlierMixin, Saved, BaseEstimator):
 
     noise : "auto" or float, default="auto"
         Standard deviation of the noise added in training, in standard deviations of
-        every column. "auto" is 0.3 from 1000 training rows on and rises as
-        one over the square root of their number below, up to 1. 0 adds none: for
-        continuous columns and many rows.
+        every column. "auto" is 0.3 for 1000 training rows and falls as one over the
+        square root of their number, from 1 to 0.1. 0 adds none: for continuous columns
+        and many rows.
 
     trim : float, default=0.0
         Share of the training rows, less than 1/2, that may be outliers themselves. A

@@ -56,7 +56,7 @@ def _noise(detector, n_samples):
     """Noise for as many rows: few tell less of the density, and need more of it."""
     if detector.noise != "auto":
         return float(detector.noise)
-    return min(1.0, 0.3 * math.sqrt(max(1.0, 1000 / n_samples)))
+    return min(1.0, max(0.1, 0.3 * math.sqrt(1000 / n_samples)))
 
 
 def _density(detector, X, weight, noise, max_iter, rng):

@@ -21,8 +21,8 @@ from skjko.flow.journal import Journal
 from skjko.flow.pace import Deadline
 from skjko.flow.rows import Rows
 from skjko.flow.training import Options
-from skjko.model import normal_logpdf
 from skjko.preprocessing import Preprocessing
+from skjko.rosenblatt import normal_logpdf
 from skjko.splitting import GAUSSIAN_ROWS, held_out_splits
 
 # Rows of each of the sets of points on which the scoring grids are chosen.
@@ -321,8 +321,7 @@ class _Start:
         """Mean negative log-likelihood of the held-out rows behind block 0."""
         losses, shares = [], []
         for one, (_, (X, weight)) in zip(preprocessings, self._splits, strict=True):
-            Z, log_det = one.forward(X)
-            losses.append(-log_det - normal_logpdf(Z))
+            losses.append(-one.log_density(X))
             shares.append(weight / weight.mean())
         return np.average(np.concatenate(losses), weights=np.concatenate(shares))
 

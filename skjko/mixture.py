@@ -12,9 +12,10 @@ parts are no danger to small tables, and no start has to be drawn at random.
 import math
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.model_selection import KFold
 from sklearn.utils import gen_batches
 
 # Prior rows of a covariance, relative to its degrees of freedom. The stronger prior is
@@ -24,6 +25,9 @@ _FEW_ROWS = 5.0
 
 _MAX_PARTS = 512
 _N_ITER = 15
+# Rows that the growth to more parts looks at: so many, or so many for each of them, and
+# more in more columns. All rows settle what has grown.
+_GROWING_ROWS, _ROWS_PER_PART, _ROWS_PER_COLUMN = 10_000, 250, 25
 # Iterations end when the mean log-likelihood gains less than this, in nats.
 _TOL = 1e-3
 # Where a split puts the means, in standard deviations along the longest direction:
@@ -39,8 +43,10 @@ _LEAST_VARIANCE = 1e-6
 _LEAST_ROWS = 1.0
 # Below this number of rows one split is too few of them to decide by.
 _CROSS_VALIDATION_ROWS, _N_FOLDS, _HELD_OUT = 1000, 3, 0.25
-# Numbers, rows times columns of sufficient statistics, that are worked on together.
-_CHUNK_VALUES, _LEAST_CHUNK = 2**17, 64
+# Numbers, rows times sufficient statistics or parts, that are worked on together, and
+# rows at least and at most.
+_CHUNK_VALUES, _CHUNK_ROWS = 2**20, (64, 1024)
+_LEAST_LOG = -100.0
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,16 @@ class Mixture:
         return np.concatenate(densities)
 
 
-def choose_mixture(X, weight, rng, work=math.inf):
+def choose_mixture(X, weight, work=math.inf):
     """Return the mixture that is best on held-out rows, fitted to all of them.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Rows of about zero mean and unit covariance.
+        Rows of about zero mean and unit covariance, in random order: the first of them
+        are a sample of all.
     weight : ndarray of shape (n_samples,)
         Positive.
-    rng : RandomState
     work : float
         Floating-point operations that it may take, about. Growth ends there.
 
@@ -85,32 +91,40 @@ def choose_mixture(X, weight, rng, work=math.inf):
     """
     weight = weight / weight.mean()
     if len(X) < _CROSS_VALIDATION_ROWS:
-        splitter = KFold(_N_FOLDS, shuffle=True, random_state=rng)
+        splits = list(KFold(_N_FOLDS).split(X))
     else:
-        splitter = ShuffleSplit(1, test_size=_HELD_OUT, random_state=rng)
-    splits = list(splitter.split(X))
+        n_held_out = math.ceil(_HELD_OUT * len(X))
+        splits = [(slice(n_held_out, None), slice(n_held_out))]
     best, work = _best_level(X, weight, splits, _WEAK, work)
     strength = _WEAK
-    if len(X) < _FEW_ROWS * (X.shape[1] + 2) * len(best.mixture.weights):
+    if len(X) < _FEW_ROWS * (X.shape[1] + 2) * best.n_parts:
         strong, _ = _best_level(X, weight, splits, _STRONG, work)
         if strong.score > best.score:
             best, strength = strong, _STRONG
     if len(splits) > 1 or best.number == 0:
         # Some of few rows lack too much of what all of them show.
-        *_, (mixture, _) = islice(_grow(X, weight, strength), best.number + 1)
-        return mixture
-    settled = _settle(X, weight, best.mixture, best.prior, strength)
-    return best.mixture if settled is None else settled[0]
+        *_, (_, grown) = islice(_grow(X, weight, strength), best.number + 1)
+        return grown.mixture
+    return (_settle(X, weight, best.settled, strength) or best.settled).mixture
 
 
-@dataclass(frozen=True)
-class _Level:
-    """A mixture, the covariances that its own were shrunk to, its held-out score."""
+class _Settled(NamedTuple):
+    """A mixture, and the covariances that its own were shrunk to."""
 
-    number: int
     mixture: Mixture
     prior: np.ndarray
+
+
+class _Level(NamedTuple):
+    """How often a mixture was split to come to these parts, and its held-out score."""
+
+    number: int
+    settled: _Settled
     score: float
+
+    @property
+    def n_parts(self):
+        return len(self.settled.mixture.weights)
 
 
 def _best_level(X, weight, splits, strength, work):
@@ -121,58 +135,81 @@ def _best_level(X, weight, splits, strength, work):
     """
     growths = [_grow(X[a], weight[a], strength) for a, _ in splits]
     total = sum(weight[b].sum() for _, b in splits)
-    n_rows = sum(len(a) for a, _ in splits)
+    n, d = X.shape
+    n_train = sum(len(weight[a]) for a, _ in splits)
+
+    def level(number, settled):
+        score = sum(
+            weight[b] @ one.mixture.log_density(X[b])
+            for one, (_, b) in zip(settled, splits, strict=True)
+        )
+        return _Level(number, settled[0], score / total)
+
     best = None
     for number, grown in enumerate(zip(*growths, strict=False)):
-        score = sum(
-            weight[b] @ mixture.log_density(X[b])
-            for (mixture, _), (_, b) in zip(grown, splits, strict=True)
-        )
-        if best is not None and not score / total > best.score:
+        parents, children = zip(*grown, strict=True)
+        child = level(number, children)
+        if number > 0:
+            best = level(number - 1, parents)
+            if not child.score > best.score:
+                break
+        best = child
+        n_parts = 2 * best.n_parts
+        growing = _operations(_n_rows(n_train, n_parts, d), n_parts, d)
+        if growing + _operations(n, n_parts, d) > work:
             break
-        best = _Level(number, *grown[0], score / total)
-        growing = n_rows * _operations(best.mixture)
-        # The next level has twice as many parts.
-        if 2 * (growing + len(X) * _operations(best.mixture)) > work:
-            break
-        work -= 2 * growing
+        work -= growing
     return best, work
 
 
-def _operations(mixture):
-    """Floating-point operations for a row, in all iterations."""
-    n_parts, d = mixture.means.shape
-    # Two matrix products, and some operations for the exponentials.
-    return n_parts * _N_ITER * (2 * (d + 1) * (d + 2) + 20)
+def _operations(n_rows, n_parts, d):
+    """Floating-point operations in all iterations, about.
+
+    Those of matrix products; exponentials, and making the features, take as long as so
+    many more of them.
+    """
+    n_statistics = (d + 1) * (d + 2) / 2
+    return n_rows * _N_ITER * (n_parts * (4 * n_statistics + 120) + 100 * n_statistics)
+
+
+def _n_rows(n, n_parts, d):
+    """Rows of n that tell what so many parts are about like."""
+    return min(n, max(_GROWING_ROWS, n_parts * (_ROWS_PER_PART + _ROWS_PER_COLUMN * d)))
 
 
 def _grow(X, weight, strength):
     """Yield mixtures of one part, two, four, ... until there are rows for no more.
 
-    With each come the covariances that its own are shrunk to.
+    Before each comes the one of half as many parts, settled on the same rows, that what
+    more rows tell is not taken for what more parts do.
     """
-    total, mean, square = weight.sum(), weight @ X, (X * weight[:, np.newaxis]).T @ X
-    mean = mean / total
-    covariance = square / total - np.outer(mean, mean)
-    covariance += _LEAST_VARIANCE * np.eye(X.shape[1])
-    covariance = covariance[np.newaxis]
-    settled = Mixture(np.ones(1), mean[np.newaxis], covariance), covariance
+    n, d = X.shape
+    # Everything is of one part, whatever that is.
+    standard = Mixture(np.ones(1), np.zeros((1, d)), np.eye(d)[np.newaxis])
+    _, statistics = _expectation(X, weight, standard)
+    mixture = _maximization(statistics, np.zeros((1, d, d)), 0.0)
+    parent = one = _Settled(mixture, mixture.covariances)
     n_parts = 0
-    while settled is not None and n_parts < len(settled[0].weights):
-        yield settled
-        n_parts = len(settled[0].weights)
+    while one is not None and n_parts < len(one.mixture.weights):
+        yield parent, one
+        before, n_parts = _n_rows(n, n_parts, d), len(one.mixture.weights)
         if n_parts > _MAX_PARTS // 2:
             return
-        settled = _settle(X, weight, *_split(settled[0]), strength)
+        n_rows = _n_rows(n, 2 * n_parts, d)
+        some = X[:n_rows], weight[:n_rows]
+        parent = one
+        if n_rows > before:
+            parent = _settle(*some, one, strength) or one
+        one = _settle(*some, _split(parent.mixture), strength)
 
 
-def _settle(X, weight, mixture, prior, strength):
+def _settle(X, weight, start, strength):
     """Iterate, with covariances shrunk to the prior.
 
-    Returns mixture and prior of the parts that are left, or None if there are none.
+    Returns the parts that are left, or None if there are none.
     """
     rows = strength * (X.shape[1] + 2)
-    before = -math.inf
+    (mixture, prior), before = start, -math.inf
     for _ in range(_N_ITER):
         loglik, statistics = _expectation(X, weight, mixture)
         alive = statistics[:, 0] > _LEAST_ROWS
@@ -183,14 +220,11 @@ def _settle(X, weight, mixture, prior, strength):
         if loglik - before < _TOL:
             break
         before = loglik
-    return mixture, prior
+    return _Settled(mixture, prior)
 
 
 def _split(mixture):
-    """Halve every part across its longest direction; mean and covariance stay.
-
-    Returns the halves, and the covariances to shrink theirs to.
-    """
+    """Halve every part across its longest direction; mean and covariance stay."""
     values, vectors = np.linalg.eigh(mixture.covariances)
     axis = np.sqrt(values[:, -1:]) * vectors[:, :, -1]
     square = axis[:, :, np.newaxis] * axis[:, np.newaxis, :]
@@ -199,15 +233,17 @@ def _split(mixture):
         np.concatenate([mixture.means + _APART * axis, mixture.means - _APART * axis]),
         np.tile(mixture.covariances - _APART**2 * square, (2, 1, 1)),
     )
-    return halves, np.tile(mixture.covariances - _NARROWER * square, (2, 1, 1))
+    return _Settled(
+        halves, np.tile(mixture.covariances - _NARROWER * square, (2, 1, 1))
+    )
 
 
 def _expectation(X, weight, mixture):
     """Mean log-likelihood, and the sufficient statistics that the parts get."""
     loglik, statistics = 0.0, 0.0
-    for where, (shares, features), logs in _responsibilities(X, mixture):
-        shares *= weight[where, np.newaxis]
-        statistics = statistics + shares.T @ features
+    for where, (ratios, sums, features), logs in _responsibilities(X, mixture):
+        ratios *= weight[where] / sums
+        statistics = statistics + ratios @ features.T
         loglik += weight[where] @ logs
     return loglik / weight.sum(), statistics
 
@@ -229,29 +265,35 @@ def _maximization(statistics, prior, rows):
 
 
 def _responsibilities(X, mixture):
-    """Yield slices of rows, their shares in the parts and features, log-densities.
+    """Yield slices of rows, how they belong to parts, features, and log-densities.
+
+    The parts' densities come relative to the largest, and with their sum.
 
     The features of a row are 1, its values and their products, so that the logarithms
-    of all parts' densities are one matrix product, and so are the statistics.
+    of all parts' densities are one matrix product, and so are the statistics. Rows are
+    columns here: a feature, and a part, of all of them lie side by side.
     """
     n, d = X.shape
     i, j = np.triu_indices(d)
     coefficients = _coefficients(mixture, i, j)
-    size = max(_LEAST_CHUNK, _CHUNK_VALUES // max(coefficients.shape))
+    size = int(np.clip(_CHUNK_VALUES // max(coefficients.shape), *_CHUNK_ROWS))
+    buffer = np.ones((coefficients.shape[1], min(n, size)))
     for where in gen_batches(n, size):
-        rows = X[where]
-        features = np.ones((len(rows), len(coefficients)))
-        features[:, 1 : d + 1] = rows
+        features = buffer[:, : where.stop - where.start]
+        features[1 : d + 1] = X[where].T
+        values = features[1 : d + 1]
         end = d + 1
         for k in range(d):
             start, end = end, end + d - k
-            np.multiply(rows[:, k, np.newaxis], rows[:, k:], features[:, start:end])
-        logs = features @ coefficients
-        largest = logs.max(axis=1)
-        shares = np.exp(logs - largest[:, np.newaxis], out=logs)
-        sums = shares.sum(axis=1)
-        shares /= sums[:, np.newaxis]
-        yield where, (shares, features), largest + np.log(sums)
+            np.multiply(values[k], values[k:], out=features[start:end])
+        logs = coefficients @ features
+        largest = logs.max(axis=0)
+        logs -= largest
+        # Numbers too small for the processor's fast path, and nothing beside one.
+        np.maximum(logs, _LEAST_LOG, out=logs)
+        ratios = np.exp(logs, out=logs)
+        sums = ratios.sum(axis=0)
+        yield where, (ratios, sums, features), largest + np.log(sums)
 
 
 def _coefficients(mixture, i, j):
@@ -269,4 +311,4 @@ def _coefficients(mixture, i, j):
     )
     quadratic = -precision[:, i, j]
     quadratic[:, i == j] /= 2
-    return np.hstack([constant[:, np.newaxis], linear, quadratic]).T
+    return np.hstack([constant[:, np.newaxis], linear, quadratic])

@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
-import math
 from functools import partial
 
 import numpy as np
@@ -13,17 +12,11 @@ from skjko import chunks
 from skjko.flow import objective, threads
 from skjko.flow.flow import CHUNK_SIZE, in_chunks
 from skjko.preprocessing import FARTHEST
+from skjko.rosenblatt import normal_logpdf
 
 # So many float64 arrays of the rows live at once, at most, on their way through block 0
 # and the flow.
 _N_COPIES = 10
-
-
-def normal_logpdf(Z):
-    """Standard normal log-density of every row of Z; zero for no columns."""
-    with np.errstate(over="ignore"):
-        squares = np.square(Z).sum(axis=1)
-    return -0.5 * squares - 0.5 * Z.shape[1] * math.log(2 * math.pi)
 
 
 class Model:
@@ -78,6 +71,8 @@ class Model:
         return lattice.average(partial(self._by_rows, self._log_density), X)
 
     def _log_density(self, X):
+        if not self.flow.blocks:
+            return self.preprocessing.log_density(X)
         z, flat, log_det = self.whiten(X)
         (log_prob,) = self._in_chunks(lambda x: (self.flow.log_prob(x),), z)
         score = log_prob + log_det + normal_logpdf(flat)
@@ -146,7 +141,11 @@ class Model:
         """Yield slices of rows, until they are so many, with rows drawn for them."""
         for where in self.slices(n_samples):
             n = min(where.stop, n_samples) - where.start
-            yield where, self.generate(rng.standard_normal((n, self.n_features)))
+            if self.flow.blocks:
+                Z = rng.standard_normal((n, self.n_features))
+                yield where, self.generate(Z)
+            else:
+                yield where, self.preprocessing.draw(n, rng)
 
     def generate(self, Z):
         """Data of latent positions up to the error of solver and single precision."""

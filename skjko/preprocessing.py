@@ -2,11 +2,13 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import math
+
 import numpy as np
 
 from skjko import chunks, columns, splitting
 from skjko.mixture import choose_mixture
-from skjko.rosenblatt import RosenblattMap
+from skjko.rosenblatt import RosenblattMap, normal_logpdf
 
 # A column whose spread is below this share of its magnitude is constant: the digits
 # that would tell its values apart are rounding errors.
@@ -25,8 +27,8 @@ _FLAT_TOL = 1e-8
 _TINY, _LARGEST = np.finfo(float).tiny, np.finfo(float).max
 
 # Rows beyond these, in all or for each number that makes a part, would cost a mixture
-# more time than they are worth.
-_MIXTURE_ROWS, _MIXTURE_ROWS_PER_NUMBER = 20_000, 50
+# more time than they are worth; and values, memory.
+_MIXTURE_ROWS, _MIXTURE_ROWS_PER_NUMBER, _MIXTURE_VALUES = 50_000, 150, 2 * 10**7
 
 # The largest z there is: far beyond where its square, and with it the log-density,
 # overflows, but with some room for what fields make of it.
@@ -263,9 +265,15 @@ class Preprocessing:
         """
         d = X.shape[1] - self.n_flat_
         size = max(_MIXTURE_ROWS, _MIXTURE_ROWS_PER_NUMBER * d * (d + 3) // 2)
-        some = np.sort(splitting.draw(len(X), size, rng))
-        Z, _ = self.forward(X[some])
-        mixture = choose_mixture(Z[:, :d], sample_weight[some], rng, work)
+        some = splitting.draw(len(X), min(size, _MIXTURE_VALUES // d), rng)
+        Z = chunks.empty((len(some), d), np.float32)
+        # Read in order, for disks, and kept in none.
+        order = np.argsort(some)
+        for rows in np.array_split(
+            order, math.ceil(len(order) * d / chunks.CHUNK_VALUES)
+        ):
+            Z[rows] = self.forward(X[some[rows]])[0][:, :d]
+        mixture = choose_mixture(Z, sample_weight[some], work)
         if len(mixture.weights) == 1:
             return self
         return Preprocessing(self.support, self.with_marginal).complete(
@@ -296,6 +304,17 @@ class Preprocessing:
         Z, increment = self.whiten(Y)
         return Z, log_det + increment
 
+    def log_density(self, X):
+        """Log-density of every row, in nats, if z is standard normal."""
+        Y, log_det = self.map_columns(X)
+        Z, increment = self.gaussian_.forward(Y)
+        log_det += increment
+        if self.mixture_ is None:
+            return log_det + normal_logpdf(Z)
+        n_active = Z.shape[1] - self.n_flat_
+        log_density = self.mixture_.log_density(Z[:, :n_active])
+        return log_det + log_density + normal_logpdf(Z[:, n_active:])
+
     def whiten(self, Y):
         """Map rows of mapped columns to z; return z and log|det| of every row."""
         Z, log_det = self.gaussian_.forward(Y)
@@ -309,6 +328,18 @@ class Preprocessing:
         if self.mixture_ is not None:
             Z, n_active = Z.copy(), Z.shape[1] - self.n_flat_
             Z[:, :n_active] = self.mixture_.inverse(Z[:, :n_active])
+        return self._data(Z)
+
+    def draw(self, n_samples, rng):
+        """Draw rows whose z are standard normal."""
+        Z = rng.standard_normal((n_samples, len(self.gaussian_.mean_)))
+        if self.mixture_ is not None:
+            n_active = Z.shape[1] - self.n_flat_
+            Z[:, :n_active] = self.mixture_.draw(n_samples, rng)
+        return self._data(Z)
+
+    def _data(self, Z):
+        """Map whitened rows to data units."""
         X = self.gaussian_.inverse(Z)
         for one in reversed(self._maps):
             X = one.inverse(X)

@@ -13,8 +13,10 @@ from skjko.flow import threads
 # Share of a standard normal that is in every mixture. Between and beyond the other
 # parts the map is so steep, or so flat, and no more.
 _WIDE = 1e-3
-# Below this probability the logarithms are worked with.
-_LEAST_PROBABILITY = 1e-280
+# Below this probability the logarithms are worked with. Above it, parts that have less
+# than exp(-100) of the largest, and tails beyond 14, are as good as these: processors
+# are slow at the numbers that they would make.
+_LEAST_PROBABILITY, _LEAST_LOG, _FAR_TAIL = 1e-25, -100.0, 14.0
 # Rows farther out than this stay where they are: no square overflows below.
 _FARTHEST = 1e75
 # Error of a normal score, relative to it if it is above one, that is rounding.
@@ -23,6 +25,13 @@ _TOL = 1e-14
 _N_STEPS = 100
 # Numbers, rows times parts, that are worked on together.
 _CHUNK_VALUES = 2**17
+
+
+def normal_logpdf(Z):
+    """Standard normal log-density of every row of Z; zero for no columns."""
+    with np.errstate(over="ignore"):
+        squares = np.square(Z).sum(axis=1)
+    return -0.5 * squares - 0.5 * Z.shape[1] * math.log(2 * math.pi)
 
 
 class RosenblattMap:
@@ -74,9 +83,25 @@ class RosenblattMap:
         """
         return self._by_chunks(self._forward, X, out)
 
+    def log_density(self, X):
+        """Log-density of the mixture at every row: forward's, and much sooner."""
+        _, relative = self._by_chunks(self._relative, X)
+        return relative + normal_logpdf(X)
+
     def inverse(self, Z):
         """Map z back to rows."""
         return self._by_chunks(self._backward, Z)[0]
+
+    def draw(self, n_samples, rng):
+        """Draw rows from the mixture, sooner than the inverse of normal ones."""
+        counts = rng.multinomial(n_samples, self.weights)
+        X = rng.standard_normal((n_samples, self.means.shape[1]))
+        ends = np.cumsum(counts)
+        for k in np.flatnonzero(counts):
+            rows = X[ends[k] - counts[k] : ends[k]]
+            rows[:] = self.means[k] + rows @ self.factors[k].T
+        rng.shuffle(X)
+        return X
 
     @threads.fork_safe()
     def _by_chunks(self, function, rows, out=None):
@@ -96,12 +121,26 @@ class RosenblattMap:
 
     def _forward(self, x):
         z, logs = torch.empty_like(x), self._log_weights
-        for j in range(x.shape[1]):
-            y = torch.addmm(-self._offset[j], x[:, : j + 1], self._inverse[j, : j + 1])
+        for j, y in enumerate(self._standardized(x)):
             z[:, j] = _normal_score(logs, y)
-            logs = logs + (self._log_slopes[j] - 0.5 * y.square())
-        normal = -0.5 * (z.square().sum(1) + x.shape[1] * math.log(2 * math.pi))
-        return z, logs.logsumexp(1) - normal
+            logs = self._extended(logs, j, y)
+        return z, _log_sum(logs) - _normal_log_density(z)
+
+    def _relative(self, x):
+        logs = self._log_weights
+        for j, y in enumerate(self._standardized(x)):
+            logs = self._extended(logs, j, y)
+        return x, _log_sum(logs) - _normal_log_density(x)
+
+    def _standardized(self, x):
+        """Yield column by column, given those before it, in units of every part."""
+        for j in range(x.shape[1]):
+            inverse = self._inverse[j, : j + 1]
+            yield torch.addmm(-self._offset[j], x[:, : j + 1], inverse)
+
+    def _extended(self, logs, j, y):
+        """Log-densities of the parts with those of one more column."""
+        return logs + torch.add(self._log_slopes[j], y.square(), alpha=-0.5)
 
     def _backward(self, z):
         x, logs = torch.zeros_like(z), self._log_weights
@@ -110,14 +149,23 @@ class RosenblattMap:
             shift = torch.addmm(-self._offset[j], x[:, :j], self._inverse[j, :j])
             logs = logs.expand_as(shift)
             x[:, j] = _quantile(logs, self._slopes[j], shift, z[:, j])
-            y = x[:, j, None] * self._slopes[j] + shift
-            logs = logs + (self._log_slopes[j] - 0.5 * y.square())
+            logs = self._extended(logs, j, x[:, j, None] * self._slopes[j] + shift)
         return x, x.new_zeros(len(x))
 
 
-def _cdf(y):
-    """The standard normal distribution function."""
-    return torch.erfc(y * -math.sqrt(0.5)) / 2
+def _normal_log_density(x):
+    return -0.5 * (x.square().sum(1) + x.shape[1] * math.log(2 * math.pi))
+
+
+def _ratios(logs):
+    """Exponentials relative to the largest, which is one; and the largest logarithm."""
+    largest = logs.amax(-1, keepdim=True)
+    return (logs - largest).clamp_(min=_LEAST_LOG).exp_(), largest.squeeze(-1)
+
+
+def _log_sum(logs):
+    ratios, largest = _ratios(logs)
+    return ratios.sum(-1).log() + largest
 
 
 def _normal_score(logs, y):
@@ -125,13 +173,18 @@ def _normal_score(logs, y):
 
     The parts are weighted by the exponentials of `logs`, whatever their sum.
     """
-    shares = logs.softmax(-1).expand_as(y)
-    low, high = ((shares * _cdf(side)).sum(1) for side in (y, -y))
-    z = torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high))
+    shares, _ = _ratios(logs)
+    shares = shares / shares.sum(-1, keepdim=True)
+    tails = torch.erfc(y.abs().clamp_(max=_FAR_TAIL).mul_(math.sqrt(0.5))) / 2
+    negative = y < 0
+    low = (shares * torch.where(negative, tails, 1 - tails)).sum(1)
+    high = (shares * torch.where(negative, 1 - tails, tails)).sum(1)
+    # The nearer tail is the one that is small, and exact.
+    sign = torch.where(low < high, 1.0, -1.0).to(y)
+    z = sign * torch.special.ndtri(torch.minimum(low, high))
     far = (torch.minimum(low, high) < _LEAST_PROBABILITY).nonzero()[:, 0]
     if len(far):
-        # The nearer tail is the one that is small.
-        sign = torch.where(low < high, 1.0, -1.0)[far]
+        sign = sign[far]
         tails = torch.special.log_ndtr(sign[:, None] * y[far])
         logs = logs.log_softmax(-1).expand_as(y)[far]
         nearest = ndtri_exp((logs + tails).logsumexp(1).numpy())
@@ -147,7 +200,9 @@ def _quantile(logs, slopes, shift, z):
     """
     of_parts = (z[:, None] - shift) / slopes
     low, high = of_parts.amin(1), of_parts.amax(1)
-    x = (logs.softmax(-1) * of_parts).sum(1).clamp(low, high)
+    shares, _ = _ratios(logs)
+    shares = shares / shares.sum(-1, keepdim=True)
+    x = (shares * of_parts).sum(1).clamp(low, high)
     left, before = torch.arange(len(x)), torch.full_like(x, math.inf)
     for _ in range(_N_STEPS):
         at, y = x[left], x[left, None] * slopes + shift[left]
@@ -157,7 +212,7 @@ def _quantile(logs, slopes, shift, z):
         high[left] = torch.where(gap > 0, at, high[left])
         # The density relative to that at the score, both of which may be too small.
         relative = (0.5 * (score[:, None].square() - y.square())).exp()
-        slope = (logs[left].softmax(-1) * relative * slopes).sum(1)
+        slope = (shares[left] * relative * slopes).sum(1)
         moved = at - gap / slope
         halved = low[left] + (high[left] - low[left]) / 2
         # Newton's step, if it stays inside, and for as long as the steps pay.

@@ -15,7 +15,7 @@ from skjko.splitting import CROSS_VALIDATION_ROWS
 
 # What mixtures may take of the time, at most, on a machine that does so many operations
 # a second: two cores do.
-_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.4, 120.0, 8e9
+_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.4, 120.0, 4e10
 
 # A fit continues an earlier one with more of these, and with the others unchanged.
 GROWING = ("max_blocks", "n_reparameterizations", "n_refinements")

@@ -108,6 +108,29 @@ def test_rows_of_the_mixture_become_normal():
     assert np.abs(correlation - np.eye(3)).max() < 4 / math.sqrt(5000)
 
 
+@given(*MIXTURES["parts"])
+@settings(max_examples=30)
+def test_log_density_is_that_of_the_map(n_parts, d, seed):
+    one = RosenblattMap.of(some_mixture(n_parts, d, seed))
+    far = np.array([[30.0], [1e5], [1e60], [1e80], [1e200]]) * np.ones(d)
+    X = np.concatenate([drawn_from(some_mixture(n_parts, d, seed), 50, 1), far])
+    Z, log_det = one.forward(X)
+    with np.errstate(over="ignore"):
+        expected = log_det + normal_log_density(Z)
+    assert_allclose(one.log_density(X), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_draws_are_from_the_mixture():
+    one = RosenblattMap.of(some_mixture(5, 3, 2))
+    X = one.draw(5000, np.random.RandomState(0))
+    Z, _ = one.forward(X)
+    for column in Z.T:
+        assert kstest(column, "norm").pvalue > 0.001
+    assert np.abs(np.corrcoef(Z.T) - np.eye(3)).max() < 4 / math.sqrt(5000)
+    # In no order: the first half is as good a sample as the second.
+    assert kstest(X[:2500, 0], X[2500:, 0]).pvalue > 0.001
+
+
 def test_one_gaussian_is_mapped_by_its_cholesky_factor():
     gaussian = some_mixture(1, 4, 0)
     X = drawn_from(gaussian, 10, 1)
@@ -195,16 +218,16 @@ def test_weights_are_repetitions():
         mixture._grow(np.repeat(X, counts, axis=0), np.ones(counts.sum()), 1.0),
         strict=True,
     )
-    for _, ((a, _), (b, _)) in zip(range(4), pairs, strict=False):
-        assert_allclose(a.log_density(X), b.log_density(X), rtol=1e-6, atol=1e-6)
+    for _, ((_, a), (_, b)) in zip(range(4), pairs, strict=False):
+        a, b = (one.mixture.log_density(X) for one in (a, b))
+        assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_the_statistics_do_not_depend_on_the_chunks(monkeypatch):
     one = some_mixture(3, 2, 0)
     X, weight = drawn_from(one, 500, 1), np.random.RandomState(0).rand(500)
     whole = mixture._expectation(X, weight, one)
-    monkeypatch.setattr(mixture, "_CHUNK_VALUES", 1)
-    monkeypatch.setattr(mixture, "_LEAST_CHUNK", 7)
+    monkeypatch.setattr(mixture, "_CHUNK_ROWS", (7, 7))
     parts = mixture._expectation(X, weight, one)
     for a, b in zip(whole, parts, strict=True):
         assert_allclose(a, b, rtol=1e-12)
@@ -212,7 +235,7 @@ def test_the_statistics_do_not_depend_on_the_chunks(monkeypatch):
 
 def test_one_gaussian_stays_one():
     X = np.random.RandomState(0).standard_normal((2000, 3))
-    chosen = choose_mixture(X, np.ones(2000), np.random.RandomState(0))
+    chosen = choose_mixture(X, np.ones(2000))
     assert len(chosen.weights) == 1
     assert_allclose(chosen.means[0], X.mean(axis=0), atol=1e-12)
     assert_allclose(chosen.covariances[0], np.cov(X.T, bias=True), atol=1e-5)
@@ -222,7 +245,7 @@ def test_as_many_parts_as_there_are_clusters():
     truth = datasets.eight_gaussians()
     X = truth.sample(4000, random_state=0)
     scale = X.std()
-    chosen = choose_mixture(X / scale, np.ones(4000), np.random.RandomState(0))
+    chosen = choose_mixture(X / scale, np.ones(4000))
     assert len(chosen.weights) == 8
     T = truth.sample(4000, random_state=1)
     scores = chosen.log_density(T / scale) - 2 * math.log(scale)
@@ -235,19 +258,19 @@ def test_rings_around_each_other_are_told_apart():
     # Slices through all rings at once fit next to nothing better than a Gaussian.
     truth = datasets.rings()
     X, T = truth.sample(8000, random_state=0), truth.sample(4000, random_state=1)
-    chosen = choose_mixture(X / X.std(), np.ones(8000), np.random.RandomState(0))
+    chosen = choose_mixture(X / X.std(), np.ones(8000))
     scores = chosen.log_density(T / X.std()) - 2 * math.log(X.std())
     divergence, error = metrics.kl_divergence(truth.score_samples(T), scores)
     assert divergence + 3 * error < 0.1
 
 
-@pytest.mark.parametrize("n", [300, 3000])
-def test_growth_ends_with_the_work(n):
+@pytest.mark.parametrize("n, some_work", [(300, 3e7), (3000, 3e8)])
+def test_growth_ends_with_the_work(n, some_work):
     X = datasets.checkerboard().sample(n, random_state=0)
     X, weight = (X - X.mean(axis=0)) / X.std(axis=0), np.ones(n)
     n_parts = [
-        len(choose_mixture(X, weight, np.random.RandomState(0), work).weights)
-        for work in (0, 3e7, 3e8)
+        len(choose_mixture(X, weight, work).weights)
+        for work in (0, some_work, 10 * some_work)
     ]
     assert n_parts[0] == 1
     assert n_parts[0] < n_parts[1] < n_parts[2]
@@ -258,8 +281,8 @@ def test_few_rows_keep_the_shape_of_their_parent():
     # be a part of next to no volume.
     rng = np.random.RandomState(0)
     X = rng.standard_normal((60, 5)) * [1, 0.3, 0.3, 0.3, 0.01]
-    for chosen, _ in list(mixture._grow(X, np.ones(60), 1.0))[:5]:
-        values = np.linalg.eigvalsh(chosen.covariances)
+    for _, chosen in list(mixture._grow(X, np.ones(60), 1.0))[:5]:
+        values = np.linalg.eigvalsh(chosen.mixture.covariances)
         assert (values[:, 0] > 1e-5).all()
 
 
@@ -320,6 +343,28 @@ def test_flat_directions_pass_by_the_mixture():
 def test_too_many_columns_have_no_mixture(monkeypatch):
     monkeypatch.setattr(fitting, "MIXTURE_COLUMNS", 2)
     assert quick(mixture_map="auto").fit(clusters(300)).mixture_map_ is None
+
+
+def test_growth_looks_at_a_part_of_many_rows(monkeypatch):
+    # A tenth of the rows grows, and all of them settle what has grown.
+    looked_at = set()
+
+    def seen(X, *args, settle=mixture._settle):
+        looked_at.add(len(X))
+        return settle(X, *args)
+
+    monkeypatch.setattr(mixture, "_settle", seen)
+    monkeypatch.setattr(mixture, "_GROWING_ROWS", 500)
+    monkeypatch.setattr(mixture, "_ROWS_PER_PART", 50)
+    monkeypatch.setattr(mixture, "_ROWS_PER_COLUMN", 0)
+    truth = datasets.eight_gaussians()
+    X, T = truth.sample(8000, random_state=0), truth.sample(4000, random_state=1)
+    chosen = choose_mixture(X / X.std(), np.ones(8000))
+    assert looked_at == {500, 800, 8000}
+    assert len(chosen.weights) == 8
+    scores = chosen.log_density(T / X.std()) - 2 * math.log(X.std())
+    divergence, error = metrics.kl_divergence(truth.score_samples(T), scores)
+    assert divergence - 3 * error < 0.01
 
 
 @pytest.mark.parametrize("n", [300, 1500])

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from skjko.flow import divergence, objective, ode
+from skjko.flow.optimizers import Adam, Muon
 from skjko.flow.pace import Pace
 
 # Of more rows batches are drawn with replacement: shuffled numbers of all would take
@@ -56,27 +57,15 @@ def _optimizers(parameters, n_features, options):
     """Pairs of an optimizer and its share of the learning rate.
 
     Muon for matrices between hidden layers (larger than d both ways), Adam for the
-    rest. Muon steps by orthogonalised momentum, so that all directions of a matrix
-    learn at the same rate: structure sooner, but noise too.
+    rest.
     """
-    hidden = set()
-    if options.muon:
-        hidden = {p for p in parameters if p.ndim == 2 and min(p.shape) > n_features}
-    adam = torch.optim.AdamW(
-        [p for p in parameters if p not in hidden],
-        lr=options.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=options.alpha,
-    )
-    if not hidden:
-        return [(adam, 1.0)]
-    muon = torch.optim.Muon(
-        [p for p in parameters if p in hidden],
-        lr=options.muon_rate * options.learning_rate,
-        momentum=0.9,
-        weight_decay=options.alpha / options.muon_rate,
-    )
-    return [(adam, 1.0), (muon, options.muon_rate)]
+    hidden, rest = [], []
+    for p in parameters:
+        is_hidden = options.muon and p.ndim == 2 and min(p.shape) > n_features
+        (hidden if is_hidden else rest).append(p)
+    ratio = options.muon_rate
+    muon = [(Muon(hidden, options.alpha / ratio), ratio)] if hidden else []
+    return [(Adam(rest, options.alpha), 1.0), *muon]
 
 
 def _settle_allocator():
@@ -179,10 +168,10 @@ class BlockTrainer:
     def _iterate(self, batch):
         """One step; return the loss before it, or the last one if it has exploded."""
         if self.n_iter % self.options.keep_every == 0:
-            self._kept = copy.deepcopy(self._state)
+            self._keep()
         loss = self.loss(batch)
-        for optimizer, _ in self._optimizers:
-            optimizer.zero_grad()
+        for parameter in self._parameters:
+            parameter.grad = None
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(
             self._parameters, self.options.max_grad_norm
@@ -190,10 +179,9 @@ class BlockTrainer:
         if not torch.isfinite(norm) or loss.item() > self._bound(batch):
             self._fall_back()
             return self.losses[-1] if self.losses else self._bound(batch)
+        rate = self._learning_rate() * 0.5**self.n_rollbacks
         for optimizer, ratio in self._optimizers:
-            rate = ratio * self._learning_rate() * 0.5**self.n_rollbacks
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.step()
+            optimizer.step(ratio * rate)
         # Short runs average less: the start must be forgotten.
         keep = min(self.options.averaging, (self.n_iter + 2) / (self.n_iter + 11))
         torch._foreach_lerp_(
@@ -208,16 +196,17 @@ class BlockTrainer:
         still = torch.dot(objective.potential(batch.x), batch.weight) / len(batch)
         return 10 * (still.item() + batch.x.shape[1])
 
-    @property
-    def _state(self):
+    def _keep(self):
+        """Keep the weights to fall back on."""
         fields = self._field.state_dict(), self.average.state_dict()
-        return *fields, *(optimizer.state_dict() for optimizer, _ in self._optimizers)
+        states = [optimizer.state for optimizer, _ in self._optimizers]
+        self._kept = copy.deepcopy(fields), states
 
     def _fall_back(self):
         """Return to the weights that were kept, and go on at half the rate."""
-        field, average, *optimizers = copy.deepcopy(self._kept)
+        (field, average), states = self._kept
         self._field.load_state_dict(field)
         self.average.load_state_dict(average)
-        for (optimizer, _), state in zip(self._optimizers, optimizers, strict=True):
-            optimizer.load_state_dict(state)
+        for (optimizer, _), state in zip(self._optimizers, states, strict=True):
+            optimizer.state = state
         self.n_rollbacks += 1

@@ -1,0 +1,125 @@
+"""Optimizers of the training: Adam, and Muon for matrices between hidden layers.
+
+torch has both. The first of its optimizers in a process imports torch's compiler, which
+has no part in the training here and takes longer than many a fit of few rows.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+
+import torch
+
+
+class Adam:
+    """Adam with decoupled weight decay.
+
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015), Algorithm 1;
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019), Algorithm 2.
+
+    Parameters
+    ----------
+    parameters : list of Parameter
+    decay : float
+        Weight decay, relative to the learning rate.
+    """
+
+    _BETAS, _EPS = (0.9, 0.99), 1e-8
+
+    def __init__(self, parameters, decay=0.0):
+        self._parameters, self._decay = parameters, decay
+        self._n_steps = 0
+        self._means = [torch.zeros_like(p) for p in parameters]
+        self._squares = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, rate):
+        """Move the parameters that have a gradient, at a learning rate."""
+        self._n_steps += 1
+        first, second = self._BETAS
+        grown = math.sqrt(1 - second**self._n_steps)
+        length = rate * grown / (1 - first**self._n_steps)
+        for p, mean, square in zip(
+            self._parameters, self._means, self._squares, strict=True
+        ):
+            if p.grad is None:
+                continue
+            mean.lerp_(p.grad, 1 - first)
+            square.mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
+            if self._decay:
+                p.mul_(1 - rate * self._decay)
+            p.addcdiv_(mean, square.sqrt().add_(self._EPS * grown), value=-length)
+
+    @property
+    def state(self):
+        """What the next steps depend on, besides parameters and gradients."""
+        return self._n_steps, _copies(self._means), _copies(self._squares)
+
+    @state.setter
+    def state(self, state):
+        self._n_steps, means, squares = state
+        self._means, self._squares = _copies(means), _copies(squares)
+
+
+class Muon:
+    """Momentum, orthogonalised: all directions of a matrix learn at the same rate.
+
+    So it learns structure sooner than Adam, but noise too. Jordan et al., "Muon: An
+    optimizer for hidden layers in neural networks" (2024).
+
+    Parameters
+    ----------
+    parameters : list of Parameter
+        Matrices.
+    decay : float
+        Weight decay, relative to the learning rate.
+    """
+
+    _MOMENTUM = 0.9
+
+    def __init__(self, parameters, decay=0.0):
+        self._parameters, self._decay = parameters, decay
+        self._means = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, rate):
+        """Move the parameters that have a gradient, at a learning rate."""
+        for p, mean in zip(self._parameters, self._means, strict=True):
+            if p.grad is None:
+                continue
+            mean.lerp_(p.grad, 1 - self._MOMENTUM)
+            if self._decay:
+                p.mul_(1 - rate * self._decay)
+            # As Nesterov's momentum, it looks ahead by the gradient at hand.
+            direction = orthogonalized(p.grad.lerp(mean, self._MOMENTUM))
+            length = rate * math.sqrt(max(1.0, p.shape[0] / p.shape[1]))
+            p.add_(direction, alpha=-length)
+
+    @property
+    def state(self):
+        """What the next steps depend on, besides parameters and gradients."""
+        return _copies(self._means)
+
+    @state.setter
+    def state(self, state):
+        self._means = _copies(state)
+
+
+def orthogonalized(matrix):
+    """Return the matrix with all its singular values moved near one.
+
+    Five steps of a Newton-Schulz iteration: in each, a singular value s becomes
+    a s + b s^3 + c s^5. Small ones grow by a factor of a, and none settles: those above
+    0.002 of the Frobenius norm end between 0.68 and 1.21.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def _copies(tensors):
+    return [tensor.clone() for tensor in tensors]

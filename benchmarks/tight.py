@@ -18,6 +18,7 @@ def tight_log_density(model, X):
     # All else is as in scoring: columns, whitening, cells of discrete values.
     arrays.flow = SimpleNamespace(
         n_features=model.flow_.n_features,
+        blocks=model.flow_.blocks,
         log_prob=partial(accuracy.tight_log_prob, model.flow_),
     )
     return arrays.log_density(np.asarray(X, dtype=np.float64))

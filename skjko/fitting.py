@@ -32,6 +32,8 @@ N_PROBES = 256
 MIXTURE_COLUMNS = 128
 # Iterations, and share of the time, in which a flow of one block shows what it gains.
 RACE_ITERATIONS, RACE_SHARE = 100, 0.15
+# Share of a mixture's work in which it shows whether marginal maps are good for it.
+TRIAL_SHARE = 1 / 6
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Work:
     deadline : Deadline
         When the training has to be done.
     new_preprocessing : callable
-        Returns a fresh `Preprocessing`.
+        Returns a fresh `Preprocessing`; takes `with_marginal`.
     mixture_work : float
         Floating-point operations that mixtures in block 0 may take; 0 for no mixture.
         Not seconds: a fit that goes on from a checkpoint has to come to the same one.
@@ -256,17 +258,15 @@ class _Start:
     def __init__(self, splits, work, rng, seed, earlier):
         self._splits, self._work, self._seed = splits, work, seed
         self.interrupted = False
-        self.preprocessings = [work.new_preprocessing().fit(*a) for a, _ in splits]
+        self._new, self._share = work.new_preprocessing, 1.0
+        self.preprocessings = self._fitted()
         self._has_mixture = earlier is not None and (
             earlier.preprocessing.mixture_ is not None
         )
         self.folds = None
         may_have = earlier is None and work.mixture_work and splits
         if self._has_mixture or (may_have and self._n_active_fits):
-            mixed = [
-                self._mixed(one, a)
-                for one, (a, _) in zip(self.preprocessings, splits, strict=True)
-            ]
+            mixed = self._mixtures()
             self._has_mixture = self._has_mixture or self._is_better(mixed, rng)
             if self._has_mixture:
                 self.preprocessings, self.folds = mixed, None
@@ -275,8 +275,12 @@ class _Start:
 
     def preprocessing(self, X, weight):
         """Return the preprocessing of all rows."""
-        one = self._work.new_preprocessing().fit(X, weight)
-        return self._mixed(one, (X, weight)) if self._has_mixture else one
+        if not self._has_mixture:
+            return self._work.new_preprocessing().fit(X, weight)
+        return self._mixed(self._new().fit(X, weight), (X, weight))[0]
+
+    def _fitted(self):
+        return [self._new().fit(*train_set) for train_set, _ in self._splits]
 
     @property
     def _n_active_fits(self):
@@ -291,13 +295,42 @@ class _Start:
             for one, split in zip(self.preprocessings, self._splits, strict=True)
         ]
 
+    def _mixtures(self):
+        """Preprocessings with mixtures, behind marginal maps or without any.
+
+        A map may serve one Gaussian and not many: the tails that it draws in are those
+        of a wide part, and what was one plane for all parts it bends.
+        """
+        if all(one.marginal_ is None for one in self.preprocessings):
+            return self._with_mixtures(self.preprocessings)[0]
+        self._share = TRIAL_SHARE
+        mapped, mapped_is_grown = self._with_mixtures(self.preprocessings)
+        self._new = partial(self._work.new_preprocessing, with_marginal=False)
+        plain = self._fitted()
+        mixed, is_grown = self._with_mixtures(plain)
+        if not self._nll(mixed) < self._nll(mapped):
+            self._new, plain = self._work.new_preprocessing, self.preprocessings
+            mixed, is_grown = mapped, mapped_is_grown
+        if not is_grown:
+            self._share = 1 - 2 * TRIAL_SHARE
+            mixed, _ = self._with_mixtures(plain)
+        return mixed
+
+    def _with_mixtures(self, preprocessings):
+        """Return the same with mixtures, and whether no more work would change one."""
+        pairs = [
+            self._mixed(one, train_set)
+            for one, (train_set, _) in zip(preprocessings, self._splits, strict=True)
+        ]
+        return [one for one, _ in pairs], all(is_grown for _, is_grown in pairs)
+
     def _mixed(self, preprocessing, train_set):
         # Where there are folds, all rows come after them.
         n_fits = len(self._splits) + (len(self._splits) > 1)
         return preprocessing.with_mixture(
             *train_set,
             np.random.RandomState([self._seed, 2]),
-            self._work.mixture_work / n_fits,
+            self._share * self._work.mixture_work / n_fits,
         )
 
     def _is_better(self, mixed, rng):

@@ -1,7 +1,8 @@
 """Mixtures of Gaussians that grow by splitting, each part shrunk to what it came from.
 
 Every Gaussian is split in two, expectation-maximization settles all of them, and so on,
-for as long as held-out rows gain. The covariance of a part is pulled towards that of
+for as long as held-out rows gain: on a sample of the rows that grows with the number of
+parts, and at last on all of them. The covariance of a part is pulled towards that of
 the half it was when it was split off, as by an inverse Wishart prior around it: in few
 rows a part keeps the shape of its parent, in many it finds its own. So hundreds of
 parts are no danger to small tables, and no start has to be drawn at random.
@@ -46,6 +47,7 @@ _CROSS_VALIDATION_ROWS, _N_FOLDS, _HELD_OUT = 1000, 3, 0.25
 # Numbers, rows times sufficient statistics or parts, that are worked on together, and
 # rows at least and at most.
 _CHUNK_VALUES, _CHUNK_ROWS = 2**20, (64, 1024)
+# A part's density at a row relative to that of the largest, as a logarithm, at least.
 _LEAST_LOG = -100.0
 
 
@@ -88,6 +90,8 @@ def choose_mixture(X, weight, work=math.inf):
     -------
     mixture : Mixture
         Of one Gaussian if more are no better.
+    is_grown : bool
+        Whether more work would not make another one of it.
     """
     weight = weight / weight.mean()
     if len(X) < _CROSS_VALIDATION_ROWS:
@@ -95,17 +99,19 @@ def choose_mixture(X, weight, work=math.inf):
     else:
         n_held_out = math.ceil(_HELD_OUT * len(X))
         splits = [(slice(n_held_out, None), slice(n_held_out))]
-    best, work = _best_level(X, weight, splits, _WEAK, work)
+    best, work, is_grown = _best_level(X, weight, splits, _WEAK, work)
     strength = _WEAK
     if len(X) < _FEW_ROWS * (X.shape[1] + 2) * best.n_parts:
-        strong, _ = _best_level(X, weight, splits, _STRONG, work)
+        strong, _, too = _best_level(X, weight, splits, _STRONG, work)
+        is_grown = is_grown and too
         if strong.score > best.score:
             best, strength = strong, _STRONG
     if len(splits) > 1 or best.number == 0:
         # Some of few rows lack too much of what all of them show.
         *_, (_, grown) = islice(_grow(X, weight, strength), best.number + 1)
-        return grown.mixture
-    return (_settle(X, weight, best.settled, strength) or best.settled).mixture
+        return grown.mixture, is_grown
+    settled = _settle(X, weight, best.settled, strength) or best.settled
+    return settled.mixture, is_grown
 
 
 class _Settled(NamedTuple):
@@ -130,8 +136,8 @@ class _Level(NamedTuple):
 def _best_level(X, weight, splits, strength, work):
     """Grow to the level that is best on held-out rows.
 
-    Returns that of the first split, and the work that is left. For one part there is
-    always enough; for others, to settle them on all rows too.
+    Returns that of the first split, the work that is left, and whether it was enough.
+    For one part it always is; for others, to settle them on all rows too.
     """
     growths = [_grow(X[a], weight[a], strength) for a, _ in splits]
     total = sum(weight[b].sum() for _, b in splits)
@@ -152,14 +158,14 @@ def _best_level(X, weight, splits, strength, work):
         if number > 0:
             best = level(number - 1, parents)
             if not child.score > best.score:
-                break
+                return best, work, True
         best = child
         n_parts = 2 * best.n_parts
         growing = _operations(_n_rows(n_train, n_parts, d), n_parts, d)
         if growing + _operations(n, n_parts, d) > work:
-            break
+            return best, work, False
         work -= growing
-    return best, work
+    return best, work, True
 
 
 def _operations(n_rows, n_parts, d):
@@ -189,18 +195,19 @@ def _grow(X, weight, strength):
     _, statistics = _expectation(X, weight, standard)
     mixture = _maximization(statistics, np.zeros((1, d, d)), 0.0)
     parent = one = _Settled(mixture, mixture.covariances)
-    n_parts = 0
+    n_parts, n_seen = 0, n
     while one is not None and n_parts < len(one.mixture.weights):
         yield parent, one
-        before, n_parts = _n_rows(n, n_parts, d), len(one.mixture.weights)
+        n_parts = len(one.mixture.weights)
         if n_parts > _MAX_PARTS // 2:
             return
         n_rows = _n_rows(n, 2 * n_parts, d)
         some = X[:n_rows], weight[:n_rows]
         parent = one
-        if n_rows > before:
+        if n_rows > n_seen:
             parent = _settle(*some, one, strength) or one
         one = _settle(*some, _split(parent.mixture), strength)
+        n_seen = n_rows
 
 
 def _settle(X, weight, start, strength):

@@ -260,8 +260,8 @@ class Preprocessing:
     def with_mixture(self, X, sample_weight, rng, work):
         """Return the same with a mixture fitted to (some of) the rows behind it.
 
-        A mixture of one part is none.
-        It takes no more than about so much `work`, in floating-point operations.
+        A mixture of one part is none. It takes no more than about so much `work`, in
+        floating-point operations; with it comes whether more would change nothing.
         """
         d = X.shape[1] - self.n_flat_
         size = max(_MIXTURE_ROWS, _MIXTURE_ROWS_PER_NUMBER * d * (d + 3) // 2)
@@ -273,12 +273,13 @@ class Preprocessing:
             order, math.ceil(len(order) * d / chunks.CHUNK_VALUES)
         ):
             Z[rows] = self.forward(X[some[rows]])[0][:, :d]
-        mixture = choose_mixture(Z, sample_weight[some], work)
+        mixture, is_grown = choose_mixture(Z, sample_weight[some], work)
         if len(mixture.weights) == 1:
-            return self
-        return Preprocessing(self.support, self.with_marginal).complete(
+            return self, is_grown
+        mixed = Preprocessing(self.support, self.with_marginal).complete(
             self.marginal_, self.gaussian_, RosenblattMap.of(mixture)
         )
+        return mixed, is_grown
 
     @property
     def n_flat_(self):

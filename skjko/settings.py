@@ -15,7 +15,7 @@ from skjko.splitting import CROSS_VALIDATION_ROWS
 
 # What mixtures may take of the time, at most, on a machine that does so many operations
 # a second: two cores do.
-_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.4, 120.0, 4e10
+_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.4, 120.0, 6e10
 
 # A fit continues an earlier one with more of these, and with the others unchanged.
 GROWING = ("max_blocks", "n_reparameterizations", "n_refinements")
@@ -113,7 +113,7 @@ def work(estimator, n_samples, support, deadline, journal, before=None):
         devices.resolve(p.device),
         _reporter(p),
         deadline,
-        partial(Preprocessing, support, p.marginal_map is not None),
+        partial(Preprocessing, support, with_marginal=p.marginal_map is not None),
         _mixture_work(p),
         journal,
     )

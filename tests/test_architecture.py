@@ -40,6 +40,7 @@ FLOORS = {
     "skjko.flow.divergence": 1,
     "skjko.flow.history": 0,
     "skjko.flow.objective": 0,
+    "skjko.flow.optimizers": 0,
     "skjko.flow.pace": 0,
     "skjko.flow.rows": 1,
     "skjko.flow.spill": 0,

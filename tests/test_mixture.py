@@ -235,7 +235,7 @@ def test_the_statistics_do_not_depend_on_the_chunks(monkeypatch):
 
 def test_one_gaussian_stays_one():
     X = np.random.RandomState(0).standard_normal((2000, 3))
-    chosen = choose_mixture(X, np.ones(2000))
+    chosen, _ = choose_mixture(X, np.ones(2000))
     assert len(chosen.weights) == 1
     assert_allclose(chosen.means[0], X.mean(axis=0), atol=1e-12)
     assert_allclose(chosen.covariances[0], np.cov(X.T, bias=True), atol=1e-5)
@@ -245,7 +245,7 @@ def test_as_many_parts_as_there_are_clusters():
     truth = datasets.eight_gaussians()
     X = truth.sample(4000, random_state=0)
     scale = X.std()
-    chosen = choose_mixture(X / scale, np.ones(4000))
+    chosen, _ = choose_mixture(X / scale, np.ones(4000))
     assert len(chosen.weights) == 8
     T = truth.sample(4000, random_state=1)
     scores = chosen.log_density(T / scale) - 2 * math.log(scale)
@@ -258,7 +258,7 @@ def test_rings_around_each_other_are_told_apart():
     # Slices through all rings at once fit next to nothing better than a Gaussian.
     truth = datasets.rings()
     X, T = truth.sample(8000, random_state=0), truth.sample(4000, random_state=1)
-    chosen = choose_mixture(X / X.std(), np.ones(8000))
+    chosen, _ = choose_mixture(X / X.std(), np.ones(8000))
     scores = chosen.log_density(T / X.std()) - 2 * math.log(X.std())
     divergence, error = metrics.kl_divergence(truth.score_samples(T), scores)
     assert divergence + 3 * error < 0.1
@@ -269,7 +269,7 @@ def test_growth_ends_with_the_work(n, some_work):
     X = datasets.checkerboard().sample(n, random_state=0)
     X, weight = (X - X.mean(axis=0)) / X.std(axis=0), np.ones(n)
     n_parts = [
-        len(choose_mixture(X, weight, work).weights)
+        len(choose_mixture(X, weight, work)[0].weights)
         for work in (0, some_work, 10 * some_work)
     ]
     assert n_parts[0] == 1
@@ -359,7 +359,7 @@ def test_growth_looks_at_a_part_of_many_rows(monkeypatch):
     monkeypatch.setattr(mixture, "_ROWS_PER_COLUMN", 0)
     truth = datasets.eight_gaussians()
     X, T = truth.sample(8000, random_state=0), truth.sample(4000, random_state=1)
-    chosen = choose_mixture(X / X.std(), np.ones(8000))
+    chosen, _ = choose_mixture(X / X.std(), np.ones(8000))
     assert looked_at == {500, 800, 8000}
     assert len(chosen.weights) == 8
     scores = chosen.log_density(T / X.std()) - 2 * math.log(X.std())
@@ -399,6 +399,19 @@ def test_a_checkpoint_remembers_the_choice(tmp_path, monkeypatch):
     monkeypatch.setattr("skjko.flow.stage.Stage.train", trained)
     again = quick(mixture_map="auto", checkpoint=tmp_path).fit(X)
     np.testing.assert_array_equal(first.score_samples(X), again.score_samples(X))
+
+
+def test_a_mixture_chooses_whether_columns_are_mapped():
+    # Of heavy tails a few wide parts make more than marginal maps do; of the logarithms
+    # of clusters they do not.
+    tails = datasets.heavy_tails(5).sample(3000, random_state=0)
+    parts = np.exp(2 * datasets.correlated_mixture(3).sample(3000, random_state=0))
+    for X, is_mapped in ((tails, False), (parts, True)):
+        gaussian = quick(max_blocks=0).fit(X)
+        assert gaussian.marginal_map_ is not None
+        density = quick(mixture_map="auto").fit(X)
+        assert density.mixture_map_ is not None
+        assert (density.marginal_map_ is not None) == is_mapped
 
 
 def test_weights_move_the_mixture():

@@ -203,7 +203,9 @@ def train(X, weight, X_val, work, rng, earlier=None):
         work.do(crew)
         return _fitted(preprocessing, crew, data, seed, crew.base_nll), held_out[0]
 
-    preprocessing = start.preprocessing(X, weight)
+    preprocessing = (
+        start.preprocessing(X, weight) if earlier is None else earlier.preprocessing
+    )
     folds = [_fold(preprocessing, (X, weight), None, work.device)]
     crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
     if not splits:
@@ -259,11 +261,15 @@ class _Start:
         self._splits, self._work, self._seed = splits, work, seed
         self.interrupted = False
         self._new, self._share = work.new_preprocessing, 1.0
-        self.preprocessings = self._fitted()
         self._has_mixture = earlier is not None and (
             earlier.preprocessing.mixture_ is not None
         )
         self.folds = None
+        if earlier is not None and len(splits) == 1:
+            self.preprocessings = [earlier.preprocessing]
+            self.folds = self._folds()
+            return
+        self.preprocessings = self._fitted()
         may_have = earlier is None and work.mixture_work and splits
         if self._has_mixture or (may_have and self._n_active_fits):
             mixed = self._mixtures()

@@ -24,7 +24,9 @@ from sklearn.utils import gen_batches
 _WEAK, _STRONG = 1.0, 3.0
 _FEW_ROWS = 5.0
 
-_MAX_PARTS = 512
+# Growth ends no sooner: two or four parts can be no better than one where eight are, as
+# in a rose, of which every slice looks alike.
+_SURE_PARTS, _MAX_PARTS = 16, 512
 _N_ITER = 15
 # Rows that the growth to more parts looks at: so many, or so many for each of them, and
 # more in more columns. All rows settle what has grown.
@@ -155,12 +157,13 @@ def _best_level(X, weight, splits, strength, work):
     for number, grown in enumerate(zip(*growths, strict=False)):
         parents, children = zip(*grown, strict=True)
         child = level(number, children)
-        if number > 0:
-            best = level(number - 1, parents)
-            if not child.score > best.score:
-                return best, work, True
-        best = child
-        n_parts = 2 * best.n_parts
+        if number > 0 and best.number == number - 1:
+            best = level(best.number, parents)
+        if best is None or child.score > best.score:
+            best = child
+        elif child.n_parts >= _SURE_PARTS:
+            return best, work, True
+        n_parts = 2 * child.n_parts
         growing = _operations(_n_rows(n_train, n_parts, d), n_parts, d)
         if growing + _operations(n, n_parts, d) > work:
             return best, work, False

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal
+from sklearn.exceptions import ConvergenceWarning
 
 from skjko import JKOFlowDensity, datasets, fitting, metrics, mixture
 from skjko.mixture import Mixture, choose_mixture
@@ -264,6 +266,15 @@ def test_rings_around_each_other_are_told_apart():
     assert divergence + 3 * error < 0.1
 
 
+@pytest.mark.parametrize("name, seed", [("rings", 0), ("rings", 3), ("rose", 1)])
+def test_growth_passes_by_levels_that_gain_nothing(name, seed):
+    # Halves of them, or quarters, are no better than the whole, by 250 held-out rows.
+    X = getattr(datasets, name)().sample(1000, random_state=seed)
+    Z = (X - X.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(X.T))).T
+    chosen, _ = choose_mixture(Z, np.ones(1000))
+    assert len(chosen.weights) > 16
+
+
 @pytest.mark.parametrize("n, some_work", [(300, 3e7), (3000, 3e8)])
 def test_growth_ends_with_the_work(n, some_work):
     X = datasets.checkerboard().sample(n, random_state=0)
@@ -373,6 +384,18 @@ def test_a_fit_goes_on_from_the_same_mixture(n):
     once = quick(mixture_map="auto", warm_start=True, max_blocks=1).fit(X)
     parts = once.mixture_map_.means.copy()
     once.set_params(max_blocks=3).fit(X)
+    np.testing.assert_array_equal(once.mixture_map_.means, parts)
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+def test_more_time_later_does_not_change_where_the_flow_starts(n):
+    # A mixture that had more work would have more parts.
+    X = datasets.checkerboard().sample(n, random_state=0)
+    once = quick(mixture_map="auto", warm_start=True, max_blocks=1, time_limit=0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        parts = once.fit(X).mixture_map_.means.copy()
+    once.set_params(max_blocks=2, time_limit=None).fit(X)
     np.testing.assert_array_equal(once.mixture_map_.means, parts)
 
 

@@ -175,7 +175,7 @@ class JKOFlowOutlierDetector(OutlierMixin, Saved, BaseEstimator):
     >>> from skjko import JKOFlowOutlierDetector
     >>> from skjko.datasets import moons
     >>> X = moons().sample(1000, random_state=0)
-    >>> detector = JKOFlowOutlierDetector(max_iter=40, random_state=0).fit(X)
+    >>> detector = JKOFlowOutlierDetector(max_iter=40, random_state=1).fit(X)
     >>> detector.predict([[9.0, 9.0]])
     array([-1])
     >>> bool((detector.predict(X) == 1).mean() > 0.9)

@@ -287,13 +287,13 @@ def test_a_lattice_beside_a_continuous_column():
 )
 def test_bounded_densities_integrate_to_one(bounds, truth):
     X = truth.rvs((1500, 1), random_state=0)
-    density = quick(bounds=[bounds], max_iter=40).fit(X)
+    density = quick(bounds=[bounds], max_iter=100).fit(X)
     # Substituted by quantiles, so that no peak at a bound is missed.
     level = (np.arange(20_000) + 0.5) / 20_000
     nodes = truth.ppf(level)
     ratio = np.exp(density.score_samples(nodes[:, np.newaxis]) - truth.logpdf(nodes))
     assert ratio.mean() == pytest.approx(1, abs=0.02)
-    plain = quick(max_iter=40).fit(X)
+    plain = quick(max_iter=100).fit(X)
     fresh = truth.rvs((1000, 1), random_state=1)
     assert density.score(fresh) > plain.score(fresh)
     sample = density.sample(1000, random_state=0)

@@ -300,7 +300,8 @@ def report(args, methods):
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
-    for title, names in (("REPORT", REPORT), ("DEVELOPMENT", DEVELOPMENT)):
+    halves = {"REPORT": REPORT, "DEVELOPMENT": DEVELOPMENT}
+    for title, names in {**halves, "BOTH": REPORT + DEVELOPMENT}.items():
         print(f"\n### {title}\n")
         print("\n".join([*summary(rows, names), "", *by_set(rows, names, have)]))
 
@@ -317,10 +318,16 @@ def main():
     parser.add_argument("--ablations", action="store_true", help="of the flow instead")
     parser.add_argument("--methods", nargs="+", help="only those with one of these")
     parser.add_argument("--csv", type=Path, default=Path("outliers.csv"))
-    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="run nothing, report all of the file"
+    )
     args = parser.parse_args()
-    rivals = {} if args.ablations else {**SKLEARN, **pyod_detectors()}
-    methods = FLOWS | (ABLATIONS if args.ablations else rivals)
+    if args.report:
+        methods = dict.fromkeys(row["method"] for row in read(args.csv))
+    elif args.ablations:
+        methods = FLOWS | ABLATIONS
+    else:
+        methods = FLOWS | SKLEARN | pyod_detectors()
     if args.methods:
         methods = {
             m: v for m, v in methods.items() if any(k in m for k in args.methods)

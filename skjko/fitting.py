@@ -310,16 +310,18 @@ class _Start:
         if all(one.marginal_ is None for one in self.preprocessings):
             return self._with_mixtures(self.preprocessings)[0]
         self._share = TRIAL_SHARE
-        mapped, mapped_is_grown = self._with_mixtures(self.preprocessings)
-        self._new = partial(self._work.new_preprocessing, with_marginal=False)
-        plain = self._fitted()
-        mixed, is_grown = self._with_mixtures(plain)
-        if not self._nll(mixed) < self._nll(mapped):
-            self._new, plain = self._work.new_preprocessing, self.preprocessings
-            mixed, is_grown = mapped, mapped_is_grown
+        trials = []
+        for with_marginal in (True, False):
+            self._new = partial(
+                self._work.new_preprocessing, with_marginal=with_marginal
+            )
+            fitted = self._fitted()
+            mixed, is_grown = self._with_mixtures(fitted)
+            trials.append((self._nll(mixed), self._new, fitted, mixed, is_grown))
+        _, self._new, fitted, mixed, is_grown = min(trials, key=lambda trial: trial[0])
         if not is_grown:
             self._share = 1 - 2 * TRIAL_SHARE
-            mixed, _ = self._with_mixtures(plain)
+            mixed, _ = self._with_mixtures(fitted)
         return mixed
 
     def _with_mixtures(self, preprocessings):

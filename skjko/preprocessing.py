@@ -269,9 +269,8 @@ class Preprocessing:
         Z = chunks.empty((len(some), d), np.float32)
         # Read in order, for disks, and kept in none.
         order = np.argsort(some)
-        for rows in np.array_split(
-            order, math.ceil(len(order) * d / chunks.CHUNK_VALUES)
-        ):
+        n_chunks = math.ceil(len(order) * X.shape[1] / chunks.CHUNK_VALUES)
+        for rows in np.array_split(order, n_chunks):
             Z[rows] = self.forward(X[some[rows]])[0][:, :d]
         mixture, is_grown = choose_mixture(Z, sample_weight[some], work)
         if len(mixture.weights) == 1:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.special import ndtri_exp
 
-from skjko.flow import threads
+from skjko.flow import objective, threads
 
 # Share of a standard normal that is in every mixture. Between and beyond the other
 # parts the map is so steep, or so flat, and no more.
@@ -124,13 +124,13 @@ class RosenblattMap:
         for j, y in enumerate(self._standardized(x)):
             z[:, j] = _normal_score(logs, y)
             logs = self._extended(logs, j, y)
-        return z, _log_sum(logs) - _normal_log_density(z)
+        return z, objective.negative_log_likelihood(z, -_log_sum(logs))
 
     def _relative(self, x):
         logs = self._log_weights
         for j, y in enumerate(self._standardized(x)):
             logs = self._extended(logs, j, y)
-        return x, _log_sum(logs) - _normal_log_density(x)
+        return x, objective.negative_log_likelihood(x, -_log_sum(logs))
 
     def _standardized(self, x):
         """Yield column by column, given those before it, in units of every part."""
@@ -153,10 +153,6 @@ class RosenblattMap:
         return x, x.new_zeros(len(x))
 
 
-def _normal_log_density(x):
-    return -0.5 * (x.square().sum(1) + x.shape[1] * math.log(2 * math.pi))
-
-
 def _ratios(logs):
     """Exponentials relative to the largest, which is one; and the largest logarithm."""
     largest = logs.amax(-1, keepdim=True)
@@ -168,13 +164,17 @@ def _log_sum(logs):
     return ratios.sum(-1).log() + largest
 
 
+def _shares(logs):
+    ratios, _ = _ratios(logs)
+    return ratios / ratios.sum(-1, keepdim=True)
+
+
 def _normal_score(logs, y):
     """Phi^-1 of the mean of Phi(y), to full precision in both tails.
 
     The parts are weighted by the exponentials of `logs`, whatever their sum.
     """
-    shares, _ = _ratios(logs)
-    shares = shares / shares.sum(-1, keepdim=True)
+    shares = _shares(logs)
     tails = torch.erfc(y.abs().clamp_(max=_FAR_TAIL).mul_(math.sqrt(0.5))) / 2
     negative = y < 0
     low = (shares * torch.where(negative, tails, 1 - tails)).sum(1)
@@ -200,8 +200,7 @@ def _quantile(logs, slopes, shift, z):
     """
     of_parts = (z[:, None] - shift) / slopes
     low, high = of_parts.amin(1), of_parts.amax(1)
-    shares, _ = _ratios(logs)
-    shares = shares / shares.sum(-1, keepdim=True)
+    shares = _shares(logs)
     x = (shares * of_parts).sum(1).clamp(low, high)
     left, before = torch.arange(len(x)), torch.full_like(x, math.inf)
     for _ in range(_N_STEPS):

@@ -628,7 +628,7 @@ def parameters_of(model):
 
 
 @pytest.mark.parametrize("edit", ["model", "arrays"])
-@pytest.mark.parametrize("n", [250, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [250, pytest.param(1000, marks=pytest.mark.slow)])
 def test_what_has_the_right_checksum_is_refused_or_taken_at_its_word(
     edit, n, kind, path
 ):

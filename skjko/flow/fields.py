@@ -149,31 +149,34 @@ class _TwoLayers:
             *(() if time_weight is None else (time_weight,)),
         )
         self._first, self._second = first, field.nonlinearity(1)
+        _, w1, w2, mixing, b2, w3, b3, linear = self.tensors[:8]
+        # On few rows the number of operations is what an evaluation costs: what does
+        # not change is worked out once a solve.
+        self._parts = w1.T, w2.T, mixing.T, b2, w3.T, b3, linear.T, linear.trace()
 
     def _bias(self, t):
         bias, *_, last = self.tensors
         return torch.add(bias, last, alpha=t) if len(self.tensors) == 9 else bias
 
     def __call__(self, t, x):
-        _, w1, w2, mixing, b2, w3, b3, linear = self.tensors[:8]
-        z1 = torch.addmm(self._bias(t), x, w1.T)
-        a1, slope1 = self._first.value_and_slope(z1)
-        a2, slope2 = self._second.value_and_slope(torch.addmm(b2, a1, w2.T))
-        v = torch.addmm(torch.addmm(b3, a2, w3.T), x, linear.T)
-        return v, torch.linalg.vecdot(slope1 @ mixing.T, slope2) + linear.trace()
+        w1, w2, mixing, b2, w3, b3, linear, trace = self._parts
+        a1, slope1 = self._first.value_and_slope(torch.addmm(self._bias(t), x, w1))
+        a2, slope2 = self._second.value_and_slope(torch.addmm(b2, a1, w2))
+        v = torch.addmm(torch.addmm(b3, a2, w3), x, linear)
+        return v, torch.linalg.vecdot(slope1 @ mixing, slope2) + trace
 
     def record(self, t, x):
         """Return velocity, divergence, and what `pull` needs."""
-        _, w1, w2, mixing, b2, w3, b3, linear = self.tensors[:8]
-        z1 = torch.addmm(self._bias(t), x, w1.T)
+        w1, w2, mixing, b2, w3, b3, linear, trace = self._parts
+        z1 = torch.addmm(self._bias(t), x, w1)
         a1, slope1, curvature1 = self._first.with_curvature(z1)
-        z2 = torch.addmm(b2, a1, w2.T)
+        z2 = torch.addmm(b2, a1, w2)
         a2, slope2, curvature2 = self._second.with_curvature(z2)
-        mixed = slope1 @ mixing.T
-        div = torch.linalg.vecdot(mixed, slope2) + linear.trace()
+        mixed = slope1 @ mixing
+        div = torch.linalg.vecdot(mixed, slope2).add_(trace)
         # Only their product is needed on the way back.
         curvature2.mul_(mixed)
-        v = torch.addmm(b3, a2, w3.T).addmm_(x, linear.T)
+        v = torch.addmm(b3, a2, w3).addmm_(x, linear)
         return v, div, (t, x, a1, slope1, curvature1, a2, slope2, curvature2)
 
     def pull(self, tape, g_v, g_div, grads):
@@ -230,16 +233,28 @@ class _Slowed:
         return self._inside.pull(tape, self._length * g_v, self._length * g_div, grads)
 
 
+def _envelope(x, scale):
+    """Squared lengths q = |x|^2 / R^2, and the envelope e = 1 / (1 + q^4).
+
+    The scale is 1 / R^2.
+    """
+    # Clamped, so that powers of a far row's length stay finite in float32.
+    q = (torch.linalg.vecdot(x, x) * scale).clamp(max=1e4)
+    square = q * q
+    return q, (square * square + 1).reciprocal()
+
+
 class _ConfinedDynamics:
     """Dynamics faded out far away: see :class:`Confined`.
 
     Product rule: with the envelope e(q), q = |x|^2 / R^2, whose gradient is s x,
-    div(e f) = e div f + s <x, f>. The gradient of s is b x.
+    div(e f) = e div f + s <x, f>. The gradient of s is b x. Here s = -8 q^3 e^2 / R^2
+    and b = -16 q^2 e^2 (8 e - 5) / R^4.
     """
 
-    def __init__(self, inside, envelope, radius):
-        self._inside, self._envelope = inside, envelope
-        self._rate = -8 / radius**2
+    def __init__(self, inside, scale):
+        self._inside, self._scale = inside, scale
+        self._rates = -8 * scale, -128 * scale**2
         self.records = getattr(inside, "records", False)
         if self.records:
             self.tensors = inside.tensors
@@ -249,23 +264,27 @@ class _ConfinedDynamics:
 
     def record(self, t, x):
         v, div, tape = self._inside.record(t, x)
-        *confined, q, e, s, radial = self._confine(x, v, div)
-        b = self._rate**2 / -4 * (3 * q**2 * e**2 - 8 * q**6 * e**3)
-        return *confined, (tape, x, v, div, e, s, b * radial)
+        *confined, e, square, s, radial = self._confine(x, v, div)
+        bent = (e - 0.625).mul_(square).mul_(radial).mul_(self._rates[1])
+        return *confined, (tape, x, v, div, e, s, bent)
 
     def pull(self, tape, g_v, g_div, grads):
         tape, x, v, div, e, s, bent = tape
-        along = s * (torch.linalg.vecdot(g_v, v) + g_div * div) + g_div * bent
-        across = (g_div * s)[:, None]
-        inner = torch.addcmul(g_v * e[:, None], across, x)
-        g_x = self._inside.pull(tape, inner, g_div * e, grads)
-        return g_x.addcmul_(along[:, None], x).addcmul_(across, v)
+        along = torch.linalg.vecdot(g_v, v).addcmul_(g_div, div).mul_(s)
+        along = along.addcmul_(g_div, bent)[:, None]
+        across, e = (g_div * s)[:, None], e[:, None]
+        inner = (g_v * e).addcmul_(across, x)
+        g_x = self._inside.pull(tape, inner, g_div * e[:, 0], grads)
+        return g_x.addcmul_(along, x).addcmul_(across, v)
 
     def _confine(self, x, v, div):
-        q, e = self._envelope(x)
-        s = self._rate * q**3 * e**2
+        q, e = _envelope(x, self._scale)
+        root = q * e
+        square = root * root
+        s = square * q * self._rates[0]
         radial = torch.linalg.vecdot(x, v)
-        return v * e[:, None], div * e + s * radial, q, e, s, radial
+        div = torch.addcmul(div * e, s, radial)
+        return v * e[:, None], div, e, square, s, radial
 
 
 class MLPField(VelocityField):
@@ -457,19 +476,17 @@ class Confined(VelocityField):
         self.field = field
         self.register_buffer("radius", torch.tensor(radius, dtype=torch.float32))
 
-    def _envelope(self, x):
-        # Clamped, so that powers of a far row's length stay finite in float32.
-        q = (x.square().sum(1) / self.radius**2).clamp(max=1e4)
-        return q, 1 / (1 + q**4)
+    @property
+    def _scale(self):
+        return self.radius**-2
 
     def forward(self, t, x, context=None):
         """Velocities of shape (n, d) at time t and positions x of shape (n, d)."""
-        return self.field(t, x, context) * self._envelope(x)[1][:, None]
+        return self.field(t, x, context) * _envelope(x, self._scale)[1][:, None]
 
     def dynamics(self, context=None):
         """Return `(t, x) -> (velocity, divergence)` for one solve."""
-        inside = self.field.dynamics(context)
-        return _ConfinedDynamics(inside, self._envelope, self.radius)
+        return _ConfinedDynamics(self.field.dynamics(context), self._scale)
 
     def halves(self):
         """Halves of the field inside, confined to the same region."""

@@ -39,16 +39,19 @@ class Adam:
         first, second = self._BETAS
         grown = math.sqrt(1 - second**self._n_steps)
         length = rate * grown / (1 - first**self._n_steps)
-        for p, mean, square in zip(
-            self._parameters, self._means, self._squares, strict=True
-        ):
-            if p.grad is None:
-                continue
-            mean.lerp_(p.grad, 1 - first)
-            square.mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
-            if self._decay:
-                p.mul_(1 - rate * self._decay)
-            p.addcdiv_(mean, square.sqrt().add_(self._EPS * grown), value=-length)
+        moving = zip(self._parameters, self._means, self._squares, strict=True)
+        moving = [(p, p.grad, *rest) for p, *rest in moving if p.grad is not None]
+        if not moving:
+            return
+        parameters, grads, means, squares = map(list, zip(*moving, strict=True))
+        torch._foreach_lerp_(means, grads, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - second)
+        if self._decay:
+            torch._foreach_mul_(parameters, 1 - rate * self._decay)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_add_(roots, self._EPS * grown)
+        torch._foreach_addcdiv_(parameters, means, roots, value=-length)
 
     @property
     def state(self):

@@ -87,6 +87,11 @@ class Outcome:
     seconds: float
     states: list[torch.Tensor]
 
+    @property
+    def overfits(self):
+        """Whether the first of several scores was the best."""
+        return len(self.scores) > 1 and self.n_iter == self.scores[0][0]
+
 
 class Journal:
     """A journal that remembers nothing; others override all of it."""

@@ -44,6 +44,9 @@ EVEN = 1.25
 # have to pay.
 _LEAST_GAIN = {GROW: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
 
+# A block that was best after no more than this share of its iterations learned noise.
+_EARLY = 0.6
+
 # With little time, few blocks that are trained for so many iterations each are better
 # than many that are not; a pilot of a few iterations tells how many there is time for.
 _LEAST_ITERATIONS, _N_WARM_UP, _N_PILOT = 400, 2, 4
@@ -138,15 +141,17 @@ class Crew:
 
     # ------------------------------------------------------------------- rounds
 
-    def grow(self, step_sizes, plan=None):
+    def grow(self, step_sizes, plan=None, n_kept=None):
         """Add blocks one after another until they stop paying on held-out rows.
 
-        A free block at the end makes way for them. A block stays, with its best weights
+        Before them stay `n_kept` of the blocks so far; all of them, by default, but a
+        free block at the end makes way. A block stays, with its best weights
         on the way, when its mean gain in held-out log-likelihood exceeds the gain's own
         standard error (paired by row). Growth ends when a block gains nothing. When its
         gain is within that noise and its movement is small as well (E|x - T(x)|^2 /
-        E|T(x)|^2 below `movement_tol`), only the free block, if there is one, is still
-        tried: a small movement alone can resolve fine structure.
+        E|T(x)|^2 below `movement_tol`), or it lost from the first score on, only the
+        free block, if there is one, is still tried: a small movement alone can resolve
+        fine structure.
 
         Parameters
         ----------
@@ -155,10 +160,11 @@ class Crew:
             Train for as many iterations as these instead of letting the held-out rows
             decide.
         """
-        records = list(self.records)
-        if records and math.isinf(records[-1].step_size):
-            records.pop()
-        n_kept, n_minibatches = len(records), 0
+        records, n_minibatches = self.records, 0
+        if n_kept is None:
+            has_free = bool(records) and math.isinf(records[-1].step_size)
+            n_kept = len(records) - has_free
+        records = records[:n_kept]
         flows = [flow[:n_kept] for flow in self.flows]
         folds = self._behind(flows)
         fields = [
@@ -188,7 +194,8 @@ class Crew:
                 pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
                 record = self._record(outcome, folds, pushed)
                 if plan is None and not self._gain(folds, pushed) > 1:
-                    if movement_share(folds, blocks) < self.options.movement_tol:
+                    share = movement_share(folds, blocks)
+                    if share < self.options.movement_tol or outcome.overfits:
                         queue = [h for h in queue if math.isinf(h)]
                     report("dropped", outcome.n_iter, record.validation_nll)
                     continue
@@ -230,6 +237,8 @@ class Crew:
         if step_sizes:
             self._share_time(1 + n_reparameterizations + n_refinements)
             self.grow(step_sizes)
+            if math.isinf(step_sizes[-1]) and self._has_too_many:
+                self.grow(step_sizes[-1:], n_kept=0)
         for i in range(n_reparameterizations):
             if self.interrupted:
                 break
@@ -244,19 +253,36 @@ class Crew:
             if not self.records or not self.refine():
                 break
 
+    @property
+    def _has_too_many(self):
+        """Whether a free block alone may be better than the blocks that have grown.
+
+        What the first of them cannot learn without learning noise as well, the others
+        cannot make good.
+        """
+        if self.interrupted or not (self.decides and self.records):
+            return False
+        first = self.records[0]
+        return first.n_iter <= _EARLY * first.n_planned and not math.isinf(
+            first.step_size
+        )
+
     def follow(self, rounds):
         """Do on the folds of this crew what another one has decided."""
+        anew = [i for i, one in enumerate(rounds) if one.accepted and not one.n_kept]
         for i, decided in enumerate(rounds):
             if self.interrupted:
                 break
-            if not decided.accepted:
+            # What another round replaced altogether need not be done.
+            is_replaced = any(i < k and rounds[k].kind == GROW for k in anew)
+            if is_replaced or not decided.accepted:
                 self.rounds.append(decided)
                 continue
             self._share_time(len(rounds) - i)
             trained = decided.records[decided.n_kept :]
             sizes = tuple(record.step_size for record in trained)
             if decided.kind == GROW:
-                self.grow(sizes, trained)
+                self.grow(sizes, trained, decided.n_kept)
             else:
                 flows = self._split()[0] if decided.kind == REFINE else self.flows
                 self._train_again(decided.kind, flows, sizes, trained)

@@ -22,6 +22,9 @@ _N_STEERS, _STEERED_SHARE, _N_STEERING = 15, 0.6, 4000
 # look at no grid with more steps: a field that needs them is a bad one.
 _SLACK, _N_PROBES, _MAX_STEPS = 10.0, 512, 32
 
+# Standard errors within which a loss may be noise.
+_NOISE = 2.0
+
 
 def confined(velocity_field, rows):
     """The field, faded out beyond the farthest of the rows it is trained on."""
@@ -126,7 +129,8 @@ class Stage:
         # A block that has learned loses at first by the learning rate that it starts
         # again with, and needs all of the schedule to gain.
         patience = self.options.patience if start is None else math.inf
-        best, self.n_iter = self._objective(start, step_size), self.n_done
+        before = self._objective(start, step_size)
+        best, self.n_iter = pooled(self.folds, before)[0], self.n_done
         disappointments = 0
         while (progress := self.progress) < 1 and not self.broken:
             n = self.options.n_evaluations
@@ -134,7 +138,8 @@ class Stage:
             self._advance()
             while self.progress < target:
                 self._advance()
-            value = self._objective(averages := self.averages, step_size)
+            values = self._objective(averages := self.averages, step_size)
+            value = pooled(self.folds, values)[0]
             self.scores.append((self.n_done, value))
             report("scored", self.n_done, value)
             disappointments += 1
@@ -142,6 +147,9 @@ class Stage:
                 best, disappointments = value, 0
                 self.fields = copy.deepcopy(averages)
                 self.n_iter = self.n_done
+            elif start is None and self.fields and self._is_worse(values, before):
+                # What was better than no block, and is no more, has had its day.
+                break
             if disappointments >= patience:
                 break
 
@@ -197,7 +205,7 @@ class Stage:
 
     @torch.no_grad()
     def _objective(self, fields, step_size):
-        """Mean JKO objective of the held-out rows; None is no block."""
+        """JKO objective of every fold's held-out rows; None is no block."""
         blocks = [None] * len(self.folds) if fields is None else self._solved(fields)
         values = []
         for fold, block in zip(self.folds, blocks, strict=True):
@@ -205,7 +213,13 @@ class Stage:
             if block is not None:
                 rows, log_det = fold.push_held_out(block)
             values.append(objective.jko(fold.held_out.x, rows.x, log_det, step_size))
-        return pooled(self.folds, values)[0]
+        return values
+
+    def _is_worse(self, values, before):
+        """Whether the held-out rows have lost, by more than noise (paired by row)."""
+        losses = [a - b for a, b in zip(values, before, strict=True)]
+        mean, error = pooled(self.folds, losses)
+        return mean > _NOISE * error
 
     def _solved(self, fields):
         return [

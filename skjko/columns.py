@@ -9,7 +9,7 @@ from scipy.special import expit
 # Rows beyond this number would cost time and no longer change two parameters.
 _MAX_ROWS = 4000
 # Below this number of rows a tail cannot be told from an outlier.
-_MIN_ROWS = 100
+MIN_ROWS = 100
 # A column is mapped if that gains this much in held-out likelihood, in nats, and this
 # many standard errors.
 _LEAST_GAIN = 0.02
@@ -154,6 +154,17 @@ def looked_at(n):
     return np.linspace(0, n - 1, min(n, _MAX_ROWS)).astype(int)
 
 
+def in_flat(gaussian):
+    """Whether each column is part of a flat direction of a `GaussianWhitening`.
+
+    Columns without a density, such as copies and sums of others, have to stay as they
+    are: bent, a flat direction is a thin curved one, which no flow can learn.
+    """
+    parts = gaussian.parts
+    flat = parts["vectors"][:, len(parts["mean"]) - parts["n_flat"] :]
+    return (np.abs(flat) > _FLAT_SHARE).any(axis=1)
+
+
 def choose_marginal_map(X, weight, gaussian_of):
     """Return the map of the columns that it helps on held-out rows, or None.
 
@@ -174,19 +185,15 @@ def choose_marginal_map(X, weight, gaussian_of):
     -------
     marginal : MarginalMap or None
     """
-    if len(X) < _MIN_ROWS:
+    if len(X) < MIN_ROWS:
         return None
     some = looked_at(len(X))
     X, weight = X[some], weight[some]
     gained = np.array([_gain(x, weight) for x in X.T])
     helped = np.flatnonzero(gained > 0) if gained.sum() > _WORTHWHILE_GAIN else []
     if len(helped):
-        # Columns without a density, such as copies and sums of others, stay as they
-        # are: bent, a flat direction is a thin curved one, which no flow can learn.
-        parts = gaussian_of(X, weight).parts
-        flat = parts["vectors"][:, X.shape[1] - parts["n_flat"] :]
-        in_flat = (np.abs(flat) > _FLAT_SHARE).any(axis=1)
-        helped = [j for j in helped if not in_flat[j]]
+        without_density = in_flat(gaussian_of(X, weight))
+        helped = [j for j in helped if not without_density[j]]
     if not len(helped):
         return None
     first = np.arange(len(X)) % 2 == 0

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,16 +25,19 @@ from skjko.flow.training import Options
 from skjko.preprocessing import Preprocessing
 from skjko.rosenblatt import normal_logpdf
 from skjko.splitting import GAUSSIAN_ROWS, held_out_splits
+from skjko.support import Support
 
 # Rows of each of the sets of points on which the scoring grids are chosen.
 N_PROBES = 256
 
 # Mixtures in more columns than these would cost more than they gain.
 MIXTURE_COLUMNS = 128
-# Iterations, and share of the time, in which a flow of one block shows what it gains.
-RACE_ITERATIONS, RACE_SHARE = 100, 0.15
-# Share of a mixture's work in which it shows whether marginal maps are good for it.
-TRIAL_SHARE = 1 / 6
+# Iterations, and share of the time, in which a flow of one block shows what it gains,
+# and how many times that it may gain yet.
+RACE_ITERATIONS, RACE_SHARE, RACE_HOPE = 100, 0.25, 2.5
+# Share of the mixtures' work in which one shows what it is good for, and with what
+# maps, and floating-point operations that it takes at most.
+TRIAL_SHARE, TRIAL_WORK = 1 / 6, 1e11
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ class Work:
     on_event : callable
     deadline : Deadline
         When the training has to be done.
-    new_preprocessing : callable
-        Returns a fresh `Preprocessing`; takes `with_marginal`.
+    support : Support
+        Of the columns.
+    marginals : tuple of callable or None
+        What may choose their marginal maps: the first does for the flow, and all of
+        them are tried with mixtures.
     mixture_work : float
         Floating-point operations that mixtures in block 0 may take; 0 for no mixture.
         Not seconds: a fit that goes on from a checkpoint has to come to the same one.
@@ -76,7 +83,8 @@ class Work:
     device: torch.device
     on_event: Callable
     deadline: Deadline
-    new_preprocessing: Callable
+    support: Support
+    marginals: tuple
     mixture_work: float
     journal: Journal
 
@@ -181,11 +189,12 @@ def train(X, weight, X_val, work, rng, earlier=None):
     seed = rng.randint(2**31 - 1) if earlier is None else earlier.split_seed
     # Discrete values are spread once, the same way whenever training goes on.
     noise = np.random.RandomState([seed, 1])
-    lattice = work.new_preprocessing().support.lattice
+    lattice = work.support.lattice
     X = lattice.spread(X, noise)
     X_val = None if X_val is None else lattice.spread(X_val, noise)
     if not (work.step_sizes or rounds) or len(X) <= GAUSSIAN_ROWS:
-        return Fitted(work.new_preprocessing().fit(X, weight), [], data, seed), X
+        plain = Preprocessing(work.support).fit(X, weight, work.marginals[0])
+        return Fitted(plain, [], data, seed), X
     splits = []
     if work.validation_fraction is not None:
         splits = held_out_splits(
@@ -231,8 +240,22 @@ def train(X, weight, X_val, work, rng, earlier=None):
     return fitted, np.concatenate([held_out[0] for _, held_out in splits])
 
 
+class _Trial(NamedTuple):
+    """Preprocessings of all splits, and what mixtures of little work make of them."""
+
+    marginal: Callable | None
+    plain: list
+    mixed: list
+    is_grown: bool
+    nll: float
+
+    def is_better_than(self, nll):
+        """Whether there are mixtures, and of a lower negative log-likelihood."""
+        return self.nll < nll and any(one.has_mixtures for one in self.mixed)
+
+
 class _Start:
-    """Where the flow starts: behind a Gaussian, or behind a mixture of them.
+    """Where the flow starts: behind a Gaussian, or behind mixtures of them.
 
     What it is better than is a flow of one block that has trained for little: what such
     a flow can do, more training will do better.
@@ -260,33 +283,49 @@ class _Start:
     def __init__(self, splits, work, rng, seed, earlier):
         self._splits, self._work, self._seed = splits, work, seed
         self.interrupted = False
-        self._new, self._share = work.new_preprocessing, 1.0
-        self._has_mixture = earlier is not None and (
-            earlier.preprocessing.mixture_ is not None
-        )
+        self._marginal = work.marginals[0]
+        self._has_mixtures = earlier is not None and earlier.preprocessing.has_mixtures
         self.folds = None
         if earlier is not None and len(splits) == 1:
             self.preprocessings = [earlier.preprocessing]
             self.folds = self._folds()
             return
-        self.preprocessings = self._fitted()
+        self.preprocessings = self._fitted(self._marginal)
         may_have = earlier is None and work.mixture_work and splits
-        if self._has_mixture or (may_have and self._n_active_fits):
-            mixed = self._mixtures()
-            self._has_mixture = self._has_mixture or self._is_better(mixed, rng)
-            if self._has_mixture:
-                self.preprocessings, self.folds = mixed, None
+        if self._has_mixtures or (may_have and self._n_active_fits):
+            self._choose(rng)
         if self.folds is None:
             self.folds = self._folds()
 
+    def _choose(self, rng):
+        """Let the best mixture grow, and take it if it is better than a flow."""
+        trials = self._trials()
+        trial = min(trials, key=lambda trial: trial.nll)
+        left = self._work.mixture_work - len(trials) * self._trial_work
+        if not trial.is_grown:
+            trial = self._trial(trial.marginal, trial.plain, left)
+        if not self._has_mixtures:
+            plain = self._nll(self.preprocessings)
+            self._has_mixtures = trial.is_better_than(plain) and self._flow_loses(
+                trial.nll, rng
+            )
+        if self._has_mixtures:
+            self._marginal, self._left = trial.marginal, left
+            self.preprocessings, self.folds = trial.mixed, None
+
     def preprocessing(self, X, weight):
         """Return the preprocessing of all rows."""
-        if not self._has_mixture:
-            return self._work.new_preprocessing().fit(X, weight)
-        return self._mixed(self._new().fit(X, weight), (X, weight))[0]
+        plain = Preprocessing(self._work.support).fit(X, weight, self._marginal)
+        if not self._has_mixtures:
+            return plain
+        return self._mixed(plain, (X, weight), self._left)[0]
 
-    def _fitted(self):
-        return [self._new().fit(*train_set) for train_set, _ in self._splits]
+    def _fitted(self, marginal):
+        support = self._work.support
+        return [
+            Preprocessing(support).fit(*train_set, marginal)
+            for train_set, _ in self._splits
+        ]
 
     @property
     def _n_active_fits(self):
@@ -301,62 +340,78 @@ class _Start:
             for one, split in zip(self.preprocessings, self._splits, strict=True)
         ]
 
-    def _mixtures(self):
-        """Preprocessings with mixtures, behind marginal maps or without any.
+    @property
+    def _trial_work(self):
+        return min(TRIAL_SHARE * self._work.mixture_work, TRIAL_WORK)
+
+    def _trials(self):
+        """Mixtures that have grown a little, behind marginal maps and without any.
 
         A map may serve one Gaussian and not many: the tails that it draws in are those
-        of a wide part, and what was one plane for all parts it bends.
+        of a wide part, and what was one plane for all parts it bends. Another serves
+        many: what every column has by itself, lumps and gaps, the parts need not learn.
         """
-        if all(one.marginal_ is None for one in self.preprocessings):
-            return self._with_mixtures(self.preprocessings)[0]
-        self._share = TRIAL_SHARE
-        trials = []
-        for with_marginal in (True, False):
-            self._new = partial(
-                self._work.new_preprocessing, with_marginal=with_marginal
-            )
-            fitted = self._fitted()
-            mixed, is_grown = self._with_mixtures(fitted)
-            trials.append((self._nll(mixed), self._new, fitted, mixed, is_grown))
-        _, self._new, fitted, mixed, is_grown = min(trials, key=lambda trial: trial[0])
-        if not is_grown:
-            self._share = 1 - 2 * TRIAL_SHARE
-            mixed, _ = self._with_mixtures(fitted)
-        return mixed
-
-    def _with_mixtures(self, preprocessings):
-        """Return the same with mixtures, and whether no more work would change one."""
-        pairs = [
-            self._mixed(one, train_set)
-            for one, (train_set, _) in zip(preprocessings, self._splits, strict=True)
+        first, *others = self._work.marginals
+        candidates = [(first, self.preprocessings)]
+        candidates += [(marginal, self._fitted(marginal)) for marginal in others]
+        # All without maps are the same.
+        different = {
+            marginal if any(one.marginal_ is not None for one in plain) else None: plain
+            for marginal, plain in candidates
+        }
+        return [
+            self._trial(marginal, plain, self._trial_work)
+            for marginal, plain in different.items()
         ]
-        return [one for one, _ in pairs], all(is_grown for _, is_grown in pairs)
 
-    def _mixed(self, preprocessing, train_set):
+    def _trial(self, marginal, plain, work):
+        pairs = [
+            self._mixed(one, train_set, work)
+            for one, (train_set, _) in zip(plain, self._splits, strict=True)
+        ]
+        mixed = [one for one, _ in pairs]
+        is_grown = all(is_grown for _, is_grown in pairs)
+        return _Trial(marginal, plain, mixed, is_grown, self._nll(mixed))
+
+    def _mixed(self, preprocessing, train_set, work):
         # Where there are folds, all rows come after them.
         n_fits = len(self._splits) + (len(self._splits) > 1)
         return preprocessing.with_mixture(
-            *train_set,
-            np.random.RandomState([self._seed, 2]),
-            self._share * self._work.mixture_work / n_fits,
+            *train_set, np.random.RandomState([self._seed, 2]), work / n_fits
         )
 
-    def _is_better(self, mixed, rng):
-        """Whether mixtures are better than a flow of one block with little training."""
-        if all(one.mixture_ is None for one in mixed):
-            return False
-        mixed, plain = self._nll(mixed), self._nll(self.preprocessings)
-        if mixed >= plain:
-            return False
+    def _flow_loses(self, nll, rng):
+        """Whether a flow of one block does not promise to come below this.
+
+        With as much again as it gained in the later half of its training it should be
+        below. Where it would take a few times that, a longer training has to be.
+        """
         self.folds = self._folds()
+        reached, gained = self._race("start", RACE_ITERATIONS, rng)
+        if reached - gained <= nll:
+            return False
+        if reached - RACE_HOPE * gained > nll or self.interrupted:
+            return True
+        return self._race("longer start", math.inf, rng)[0] > nll
+
+    def _race(self, part, n_iter, rng):
+        """What a flow of one block reaches, and what its later half gained, in nats."""
         options = self._work.options
-        options = replace(options, max_iter=min(RACE_ITERATIONS, options.max_iter))
-        crew = replace(self._work, options=options).crew(
-            self.folds, rng, share=RACE_SHARE, part="start"
+        options = replace(options, max_iter=min(n_iter, options.max_iter))
+        scores = []
+
+        def listen(event):
+            if event.kind == "scored":
+                scores.append(event.validation_nll)
+            self._work.on_event(event)
+
+        crew = replace(self._work, options=options, on_event=listen).crew(
+            self.folds, rng, share=RACE_SHARE, part=part
         )
         crew.grow([math.inf])
         self.interrupted = crew.interrupted
-        return mixed < crew.nll
+        gained = scores[(len(scores) - 1) // 2] - min(scores) if scores else 0.0
+        return crew.nll, gained
 
     def _nll(self, preprocessings):
         """Mean negative log-likelihood of the held-out rows behind block 0."""

@@ -4,10 +4,10 @@ The file has what a fit cannot be rebuilt without: the parameters, the whitening
 weights of the blocks, and what was recorded while they were trained. Everything else is
 worked out from that, as `fit` does, so that a file cannot contradict itself.
 
-Format version 2 is described by the functions of this module, of `parameters.py` and of
+Format version 3 is described by the functions of this module, of `parameters.py` and of
 `shelf.py`, in pairs: what one of them puts into the file the other one takes out. A
 change of what is in the file needs a new version, and a reader that still understands
-the old ones: version 1 had no mixtures.
+the old ones: version 1 had no mixtures, version 2 none of single columns.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -25,6 +25,7 @@ from skjko.fitting import Fitted
 from skjko.flow import devices, history, threads
 from skjko.flow.description import checked, is_count, is_flag, is_number
 from skjko.lattice import Lattice
+from skjko.marginals import MarginalMixtures
 from skjko.parameters import (
     plain_parameters,
     put_random_state,
@@ -37,7 +38,7 @@ from skjko.shelf import Shelf, put_blocks, take_blocks
 from skjko.support import Support
 from skjko.table import KNOWN, Table
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # What a file has of every block of a round, an array for each attribute of BlockRecord.
 # Its losses and its validation score are told apart, for they are many, or none.
@@ -46,6 +47,9 @@ _COUNTS = {"n_iters": "n_iter", "n_planned": "n_planned"}
 
 # Parts of mixtures, in standard deviations of the data, are not as narrow or far out.
 _LEAST_DEVIATION, _LARGEST_DEVIATION = 1e-6, 1e12
+
+# Kinds of marginal maps.
+_TAILS, _MIXTURES = _MARGINALS = ("tails", "mixtures")
 
 _ROUNDS = (history.GROW, history.REPARAMETERIZE, history.REFINE)
 
@@ -201,8 +205,7 @@ def _dismantle(density, arrays):
         "transform_output": output.get("transform"),
         "data": fitted.data,
         "split_seed": int(fitted.split_seed),
-        "with_marginal": bool(density._preprocessing.with_marginal),
-        "has_marginal": _put_columns(density._preprocessing, arrays),
+        "marginal": _put_columns(density._preprocessing, arrays),
         "has_mixture": _put_mixture(density.mixture_map_, arrays),
         "gaussian": _put_gaussian(density.gaussian_, arrays),
         "flow": put_blocks(density.flow_.blocks, "flow", arrays),
@@ -224,6 +227,8 @@ def _assemble(cls, model, shelf, version):
         if "has_mixture" in model:
             raise ValueError("there were no mixtures in its version of the format")
         model = {**model, "has_mixture": False}
+    if version < 3:
+        model = _with_marginal_of_version_3(model)
     checked(
         model,
         "model",
@@ -236,8 +241,7 @@ def _assemble(cls, model, shelf, version):
         transform_output=lambda v: v in (None, "default", "pandas", "polars"),
         data=_is_str,
         split_seed=lambda value: is_count(value) and value < 2**31,
-        with_marginal=is_flag,
-        has_marginal=is_flag,
+        marginal=lambda value: value in (None, *_MARGINALS),
         has_mixture=is_flag,
         gaussian=_is_dict,
         flow=_is_list,
@@ -261,8 +265,8 @@ def _assemble(cls, model, shelf, version):
     density._n_features_out = d
     density._table = _take_table(model["table"], names, d)
 
-    preprocessing = Preprocessing(_take_support(d, shelf), model["with_marginal"])
-    marginal = _take_marginal(d, shelf) if model["has_marginal"] else None
+    preprocessing = Preprocessing(_take_support(d, shelf))
+    marginal = _take_marginal(model["marginal"], d, shelf)
     gaussian = _take_gaussian(model["gaussian"], d, shelf)
     mixture = None
     if model["has_mixture"]:
@@ -363,17 +367,22 @@ def _take_table(plain, names, d):
 
 
 def _put_columns(preprocessing, arrays):
-    """Put support and marginal map into the arrays; return whether there is the map."""
+    """Put support and marginal map into the arrays; return what map there is."""
     support, marginal = preprocessing.support, preprocessing.marginal_
     arrays["support.start"] = support.lattice.start
     arrays["support.step"] = support.lattice.step
     arrays["support.lower"] = support.lower
     arrays["support.upper"] = support.upper
-    if marginal is not None:
-        arrays["marginal.columns"] = marginal.columns.astype(np.int64)
-        arrays["marginal.centre"] = marginal.centre
-        arrays["marginal.width"] = marginal.width
-    return marginal is not None
+    if marginal is None:
+        return None
+    arrays["marginal.columns"] = marginal.columns.astype(np.int64)
+    arrays["marginal.centre"] = marginal.centre
+    arrays["marginal.width"] = marginal.width
+    if isinstance(marginal, MarginalMap):
+        return _TAILS
+    for i, one in enumerate(marginal.maps):
+        _put_mixture(one, arrays, f"marginal.{i}")
+    return _MIXTURES
 
 
 def _take_support(d, shelf):
@@ -389,14 +398,33 @@ def _take_support(d, shelf):
     return Support(lattice, lower, upper)
 
 
-def _take_marginal(d, shelf):
+def _with_marginal_of_version_3(model):
+    """The plain values of an older file, with its flags in today's form."""
+    names = ("with_marginal", "has_marginal")
+    if not all(name in model for name in names):
+        # That something is missing is told with all else that is wrong.
+        return model
+    model = dict(model)
+    flags = [model.pop(name) for name in names]
+    if "marginal" in model or not all(map(is_flag, flags)):
+        raise ValueError("its flags of marginal maps are not those of its version")
+    return {**model, "marginal": _TAILS if flags[1] else None}
+
+
+def _take_marginal(kind, d, shelf):
+    if kind is None:
+        return None
     columns = shelf.take("marginal.columns", (None,), "i", least=0)
     size = (len(columns),)
     centre = shelf.take_float64("marginal.centre", size)
     width = shelf.take_float64("marginal.width", size, least=0)
     if not ((np.diff(columns) > 0).all() and (columns < d).all() and (width > 0).all()):
         raise ValueError("the marginal map is not one of the columns")
-    return MarginalMap(columns.astype(int), centre, width)
+    columns = columns.astype(int)
+    if kind == _TAILS:
+        return MarginalMap(columns, centre, width)
+    maps = [_take_mixture(1, shelf, f"marginal.{i}") for i in range(len(columns))]
+    return MarginalMixtures(columns, centre, width, maps)
 
 
 def _put_gaussian(gaussian, arrays):
@@ -418,19 +446,19 @@ def _take_gaussian(plain, d, shelf):
     )
 
 
-def _put_mixture(mixture, arrays):
+def _put_mixture(mixture, arrays, prefix="mixture"):
     if mixture is not None:
-        arrays["mixture.weights"] = mixture.weights
-        arrays["mixture.means"] = mixture.means
-        arrays["mixture.factors"] = mixture.factors
+        arrays[f"{prefix}.weights"] = mixture.weights
+        arrays[f"{prefix}.means"] = mixture.means
+        arrays[f"{prefix}.factors"] = mixture.factors
     return mixture is not None
 
 
-def _take_mixture(d, shelf):
-    weights = shelf.take_float64("mixture.weights", (None,), least=0)
+def _take_mixture(d, shelf, prefix="mixture"):
+    weights = shelf.take_float64(f"{prefix}.weights", (None,), least=0)
     n = len(weights)
-    means = shelf.take_float64("mixture.means", (n, d))
-    factors = shelf.take_float64("mixture.factors", (n, d, d))
+    means = shelf.take_float64(f"{prefix}.means", (n, d))
+    factors = shelf.take_float64(f"{prefix}.factors", (n, d, d))
     diagonals = np.diagonal(factors, axis1=1, axis2=2)
     if not (
         n > 0

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from skjko import chunks, columns, splitting
+from skjko.marginals import MarginalMixtures
 from skjko.mixture import choose_mixture
 from skjko.rosenblatt import RosenblattMap, normal_logpdf
 
@@ -207,12 +208,10 @@ class Preprocessing:
     ----------
     support : Support
         Where values can be.
-    with_marginal : bool, default=False
-        Whether `fit` may choose a marginal map.
 
     Attributes
     ----------
-    marginal_ : MarginalMap or None
+    marginal_ : MarginalMap, MarginalMixtures or None
         Of the columns, behind the bounds' maps.
     gaussian_ : GaussianWhitening
         Of the mapped columns.
@@ -220,20 +219,24 @@ class Preprocessing:
         Of the whitened columns that are not flat.
     """
 
-    def __init__(self, support, with_marginal=False):
-        self.support, self.with_marginal = support, with_marginal
+    def __init__(self, support):
+        self.support = support
 
-    def fit(self, X, sample_weight=None):
-        """Fit to rows inside of the bounds, spread over their cells."""
+    def fit(self, X, sample_weight=None, choose_marginal=None):
+        """Fit to rows inside of the bounds, spread over their cells.
+
+        `choose_marginal` chooses a marginal map, as `columns.choose_marginal_map` does;
+        None chooses none.
+        """
         weight = sample_weight
         if weight is None:
             weight = np.broadcast_to(1.0, len(X))
         bounds = self.support.bounds
         marginal = None
-        if self.with_marginal:
+        if choose_marginal is not None:
             some = columns.looked_at(len(X))
             Y = X[some].astype(np.float64)
-            marginal = columns.choose_marginal_map(
+            marginal = choose_marginal(
                 Y if bounds is None else bounds.forward(Y)[0],
                 weight[some],
                 lambda rows, share: GaussianWhitening().fit(rows, share),
@@ -275,10 +278,15 @@ class Preprocessing:
         mixture, is_grown = choose_mixture(Z, sample_weight[some], work)
         if len(mixture.weights) == 1:
             return self, is_grown
-        mixed = Preprocessing(self.support, self.with_marginal).complete(
+        mixed = Preprocessing(self.support).complete(
             self.marginal_, self.gaussian_, RosenblattMap.of(mixture)
         )
         return mixed, is_grown
+
+    @property
+    def has_mixtures(self):
+        """Whether there are mixtures in it, of single columns or of all."""
+        return self.mixture_ is not None or isinstance(self.marginal_, MarginalMixtures)
 
     @property
     def n_flat_(self):

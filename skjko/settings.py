@@ -8,14 +8,18 @@ from numbers import Integral
 import numpy as np
 
 from skjko import fitting
+from skjko.columns import choose_marginal_map
 from skjko.flow import devices, fields, history, schedule
 from skjko.flow.training import Options
-from skjko.preprocessing import Preprocessing
+from skjko.marginals import LARGEST_WORK, choose_marginal_mixtures
 from skjko.splitting import CROSS_VALIDATION_ROWS
 
-# What mixtures may take of the time, at most, on a machine that does so many operations
-# a second: two cores do.
-_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.4, 120.0, 6e10
+# What mixtures may take of the time, or in seconds where that has no limit, on a machine
+# that does so many operations a second: two cores do. They take as much only where that
+# pays on held-out rows, and then a flow behind them gains little.
+_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.7, 120.0, 6e10
+# ... and those of single columns, together, of what mixtures may take.
+_COLUMNS_SHARE = 0.1
 
 # A fit continues an earlier one with more of these, and with the others unchanged.
 GROWING = ("max_blocks", "n_reparameterizations", "n_refinements")
@@ -113,7 +117,8 @@ def work(estimator, n_samples, support, deadline, journal, before=None):
         devices.resolve(p.device),
         _reporter(p),
         deadline,
-        partial(Preprocessing, support, with_marginal=p.marginal_map is not None),
+        support,
+        _marginals(p),
         _mixture_work(p),
         journal,
     )
@@ -125,8 +130,20 @@ def _mixture_work(p):
         return 0.0
     seconds = _MIXTURE_SECONDS
     if p.time_limit is not None:
-        seconds = min(seconds, _MIXTURE_SHARE * p.time_limit)
+        seconds = _MIXTURE_SHARE * p.time_limit
     return _RATE * seconds
+
+
+def _marginals(p):
+    """Return what may choose marginal maps: for a Gaussian first, then for mixtures."""
+    if p.marginal_map is None:
+        return (None,)
+    work = min(LARGEST_WORK, _COLUMNS_SHARE * _mixture_work(p) / p.n_features_in_)
+    return (
+        choose_marginal_map,
+        None,
+        partial(choose_marginal_mixtures, work=work),
+    )
 
 
 def _options(p, n_samples):
@@ -138,11 +155,11 @@ def _options(p, n_samples):
         batch_size = min(n_samples, max(128, min(largest, n_samples // 16)))
     # Small samples overfit, sooner by Muon, and do not recover; on large ones a pause
     # may be the learning rate's, which a later iteration makes good.
-    by_size = (
-        {"n_evaluations": 20, "patience": 3, "muon": False}
-        if n_samples < CROSS_VALIDATION_ROWS
-        else {"n_evaluations": 10, "patience": 5}
-    )
+    by_size = {"n_evaluations": 10, "patience": 5}
+    if n_samples < 2 * CROSS_VALIDATION_ROWS:
+        by_size = {"n_evaluations": 10, "patience": 3}
+    if n_samples < CROSS_VALIDATION_ROWS:
+        by_size = {"n_evaluations": 20, "patience": 3, "muon": False}
     return Options(
         max_iter=max_iter,
         batch_size=batch_size,

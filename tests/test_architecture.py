@@ -32,6 +32,7 @@ FLOORS = {
     "skjko.metrics": 0,
     "skjko.mixture": 0,
     "skjko.rosenblatt": 1,
+    "skjko.marginals": 2,
     "skjko.preprocessing": 3,
     "skjko.splitting": 2,
     "skjko.support": 3,

@@ -391,7 +391,13 @@ def test_a_fit_goes_on_from_the_same_mixture(n):
 def test_more_time_later_does_not_change_where_the_flow_starts(n):
     # A mixture that had more work would have more parts.
     X = datasets.checkerboard().sample(n, random_state=0)
-    once = quick(mixture_map="auto", warm_start=True, max_blocks=1, time_limit=0.01)
+    once = quick(
+        mixture_map="auto",
+        marginal_map=None,
+        warm_start=True,
+        max_blocks=1,
+        time_limit=0.01,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         parts = once.fit(X).mixture_map_.means.copy()

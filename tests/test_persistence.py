@@ -35,6 +35,7 @@ from skjko.flow.fields import VelocityField
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "density-1.safetensors"
 GOLDEN_2 = DATA / "density-2.safetensors"
+GOLDEN_3 = DATA / "density-3.safetensors"
 GOLDEN_DETECTOR = DATA / "detector-1.safetensors"
 
 
@@ -44,6 +45,9 @@ def normal(n, d, seed=0):
 
 X = moons().sample(1100, random_state=0)
 FRAME = pd.DataFrame(X[:100], columns=["öst\n", 'nord"'])
+LUMPY = normal(300, 2, 2)
+LUMPY[:, 1] = np.tanh(2 * LUMPY[:, 0]) + 0.5 * LUMPY[:, 1]
+LUMPY = np.floor(LUMPY) + 0.1 * normal(300, 2)
 
 # Estimators, what they are fitted to, and what else is given to `fit`.
 CASES = {
@@ -85,6 +89,7 @@ CASES = {
         np.c_[np.sinh(2 * normal(150, 2)), normal(150, 1) ** 2, normal(150, 2) > 0],
         {},
     ),
+    "lumps": (quick(max_blocks=1, mixture_map="auto"), LUMPY, {}),
     "steps given": (
         quick(discrete=[0.5, None], marginal_map=None, bounds=[None, (-9, None)]),
         np.c_[np.round(2 * X[:100, :1]) / 2, X[:100, 1:]],
@@ -416,10 +421,10 @@ def test_format_1_is_still_read():
     assert len(density._fitted.fold_flows) == 3
 
 
-def test_the_golden_file_of_version_2():
+def test_format_2_is_still_read():
     """A mixture and one block, cross-validated, on columns as in version 1.
 
-    Made, with the numbers below, by tests/data/make_density.py.
+    Made, with the numbers below, by the second version of tests/data/make_density.py.
     """
     assert GOLDEN_2.stat().st_size < 20_000
     density = JKOFlowDensity.load(GOLDEN_2)
@@ -441,6 +446,32 @@ def test_the_golden_file_of_version_2():
     assert len(density._fitted.fold_flows) == 3
 
 
+def test_the_golden_file_of_version_3():
+    """Mixtures of two single columns, one of both, and a block, cross-validated.
+
+    Made, with the numbers below, by tests/data/make_density.py.
+    """
+    assert GOLDEN_3.stat().st_size < 20_000
+    density = JKOFlowDensity.load(GOLDEN_3)
+    assert [len(one.weights) for one in density.marginal_map_.maps] == [14, 9]
+    assert len(density.mixture_map_.weights) == 5
+    assert density.n_blocks_ == 1
+    rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
+    rows = pd.DataFrame(rows, columns=["a", "b", "c"])
+    scores = [4.792853261659031, 1.7144032163994103, -156174.33668634068]
+    np.testing.assert_allclose(density.score_samples(rows), scores, rtol=1e-9)
+    sample = [
+        [0.9381247587923482, 1.0481681214171985, 2.0],
+        [0.08524303101137698, 1.8638338560617385, 2.0],
+    ]
+    drawn = density.sample(2, random_state=0)
+    np.testing.assert_allclose(drawn, sample, rtol=1e-4)
+    scores = [11.07596206665039, 11.099252700805664]
+    np.testing.assert_allclose(density.validation_scores_, scores, rtol=1e-12)
+    assert density.random_state.randint(1000) == 847
+    assert len(density._fitted.fold_flows) == 3
+
+
 # ------------------------------------------------------------------- damaged files
 
 
@@ -457,6 +488,7 @@ KINDS = {
     JKOFlowOutlierDetector: current(JKOFlowOutlierDetector, GOLDEN_DETECTOR),
 }
 CONTENT = KINDS[JKOFlowDensity][0]
+MIXTURES = current(JKOFlowDensity, GOLDEN_2)[0]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
@@ -746,7 +778,40 @@ def test_hostile_models_are_refused(change, message, path):
     ],
 )
 def test_hostile_mixtures_are_refused(change, message, path):
-    refused(edited(change, GOLDEN_2.read_bytes()), path, message)
+    refused(edited(change, MIXTURES), path, message)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (set_in("marginal", value=None), "belongs to nothing"),
+        (set_in("marginal", value="tails"), "belongs to nothing"),
+        (set_in("marginal", value="lumps"), "'marginal'"),
+        (array_to("marginal.columns", np.array([0, 3])), "not one of the columns"),
+        (array_to("marginal.columns", np.array([0])), "shape"),
+        (array_to("marginal.width", np.zeros(2)), "not one of the columns"),
+        (array_to("marginal.0.weights", np.full(14, 0.2)), "mixture"),
+        (array_to("marginal.0.means", np.zeros((14, 2))), "shape"),
+        (array_to("marginal.1.factors", np.zeros((9, 1, 1))), "mixture"),
+    ],
+)
+def test_hostile_mixtures_of_columns_are_refused(change, message, path):
+    content = current(JKOFlowDensity, GOLDEN_3)[0]
+    refused(edited(change, content), path, message)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_files_have_their_own_flags(version, path):
+    content = (DATA / f"density-{version}.safetensors").read_bytes()
+    model = json.loads(header_of(content)[0]["__metadata__"]["model"])
+    for name in ("has_marginal", "with_marginal"):
+        for changed in ({**model, name: 1}, {**model, "marginal": None}):
+            arrays = load_arrays(content)
+            refused(
+                container.dump("JKOFlowDensity", version, changed, arrays),
+                path,
+                "marginal maps",
+            )
 
 
 def test_no_checksum_no_model(path):
@@ -767,7 +832,7 @@ def test_no_checksum_no_model(path):
 
 @pytest.mark.parametrize(
     "version, message",
-    [("3", "version 3, .* newer skjko"), ("", "format_version"), ("²", "format_ver")],
+    [("4", "version 4, .* newer skjko"), ("", "format_version"), ("²", "format_ver")],
 )
 def test_other_versions_are_named(version, message, path):
     header, data = header_of(CONTENT)

@@ -17,6 +17,7 @@ import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from skjko import JKOFlowDensity, chunks, fitting, splitting
+from skjko.columns import choose_marginal_map
 from skjko.flow import spill, training
 from skjko.flow.rows import Rows
 from skjko.lattice import Lattice
@@ -149,9 +150,9 @@ def test_the_gaussian_of_many_chunks_is_that_of_one(monkeypatch):
     support = Support(
         Lattice.none(5), np.r_[[-np.inf] * 3, 0, -np.inf], np.full(5, np.inf)
     )
-    one = Preprocessing(support, with_marginal=True).fit(X, weight)
+    one = Preprocessing(support).fit(X, weight, choose_marginal_map)
     monkeypatch.setattr(chunks, "CHUNK_VALUES", 1000)
-    many = Preprocessing(support, with_marginal=True).fit(X, weight)
+    many = Preprocessing(support).fit(X, weight, choose_marginal_map)
     assert many.n_flat_ == one.n_flat_
     for name, part in one.gaussian_.parts.items():
         np.testing.assert_allclose(

@@ -17,10 +17,12 @@ from skjko.persistence import FORMAT_VERSION
 
 def main():
     random = np.random.RandomState(2)
-    base = random.standard_normal((300, 2))
-    side = np.where(np.arange(300) % 3 == 0, 4.0, 0.0)
-    bent = np.tanh(2 * base[:, 0]) + 0.3 * base[:, 1] + side
-    frame = pd.DataFrame({"a": np.sinh(1.5 * base[:, 0]), "b": bent, "c": 2.0})
+    a, b = random.standard_normal((300, 2)).T
+    columns = [
+        np.floor(x) + 0.1 * random.standard_normal(300)
+        for x in (a, np.tanh(2 * a) + 0.5 * b)
+    ]
+    frame = pd.DataFrame({"a": columns[0], "b": columns[1], "c": 2.0})
     density = JKOFlowDensity(
         max_blocks=1,
         hidden_layer_sizes=(6, 4),
@@ -29,14 +31,15 @@ def main():
         learning_rate_init=0.03,
         batch_size=100,
         max_iter=80,
-        bounds={"b": (-6, np.inf)},
+        bounds={"b": (-9, np.inf)},
         random_state=np.random.RandomState(1),
     ).fit(frame)
-    # What the file is to be read for: a mixture, a block, and flows of the folds.
-    assert len(density.mixture_map_.weights) == 9
+    # What the file is to be read for: mixtures, a block, and flows of the folds.
+    assert len(density.mixture_map_.weights) == 5
     assert density.n_blocks_ == 1
     assert len(density._fitted.fold_flows) == 3
-    assert density.marginal_map_.columns.tolist() == [0]
+    assert density.marginal_map_.columns.tolist() == [0, 1]
+    assert len(density.marginal_map_.maps) == 2
 
     path = Path(__file__).with_name(f"density-{FORMAT_VERSION}.safetensors")
     density.save(path)

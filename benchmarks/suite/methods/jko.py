@@ -23,7 +23,7 @@ def trials(n_features):
     smoother = {"frequency": 4.0} if n_features <= 3 else {"batch_size": 250}
     return (
         {},
-        {"mixture_map": None, "learning_rate_init": 0.02},
+        {"mixture_map": None, "learning_rate_init": 0.02, "alpha": 0.3},
         smoother,
         {"hidden_layer_sizes": (256, 256)},
         {"step_size": 2.0},

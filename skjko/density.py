@@ -104,7 +104,8 @@ class JKOFlowDensity(
     movement_tol : float, default=0.01
         Training moves on to the free block when a block's mean square displacement,
         relative to the mean square length of the rows it has pushed, is below this and
-        its gain is within the noise of the held-out rows.
+        its gain is within the noise of the held-out rows. (It does so too after a block
+        that lost on held-out rows from their first score on.)
 
     n_reparameterizations : int, default=0
         Largest number of rounds that train all blocks again with step sizes under which
@@ -178,8 +179,10 @@ class JKOFlowDensity(
         ends. See the user guide.
 
     marginal_map : {"auto"} or None, default="auto"
-        Whether block 0 may draw in skew and heavy tails by an asinh, in columns where
-        that pays on held-out halves of the training rows.
+        Whether block 0 may map single columns: draw in skew and heavy tails by an
+        asinh, where that pays on held-out halves of the training rows; or, in front of
+        a mixture and where held-out rows prefer that, make columns with lumps and gaps
+        normal by the distribution function of a mixture of their own.
 
     mixture_map : {"auto"} or None, default="auto"
         Whether block 0 may go from a mixture of Gaussians to the standard normal, where
@@ -253,8 +256,9 @@ class JKOFlowDensity(
     gaussian_ : GaussianWhitening
         Block 0, behind its maps of single columns.
 
-    marginal_map_ : MarginalMap or None
-        The columns that are drawn in, and how; None if none is.
+    marginal_map_ : MarginalMap, MarginalMixtures or None
+        Which `columns` are drawn in, or made normal by mixtures of their own (its
+        `maps`), and how; None if none is.
 
     mixture_map_ : RosenblattMap or None
         Of the whitened columns that are not flat: its `weights`, `means` and lower

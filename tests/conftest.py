@@ -1,0 +1,10 @@
+"""What all tests share."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import os
+
+# Side by side, processes of several threads each would wait for each other. Set before
+# anything starts a pool of threads, and for the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"

@@ -104,6 +104,8 @@ class FolderJournal(Journal):
         The crew whose blocks are meant.
     """
 
+    remembers = True
+
     def __init__(self, folder, fit, part="all"):
         self._folder, self._fit, self._part = folder, fit, part
 

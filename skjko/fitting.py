@@ -36,8 +36,12 @@ MIXTURE_COLUMNS = 128
 # and how many times that it may gain yet.
 RACE_ITERATIONS, RACE_SHARE, RACE_HOPE = 100, 0.25, 2.5
 # Share of the mixtures' work in which one shows what it is good for, and with what
-# maps, and floating-point operations that it takes at most.
-TRIAL_SHARE, TRIAL_WORK = 1 / 6, 1e11
+# maps; floating-point operations, and rows, that this takes at most; and the share of
+# the work in which one may come to be better after all than a flow.
+TRIAL_SHARE, TRIAL_WORK, TRIAL_ROWS = 0.1, 3e11, 20_000
+DOUBTFUL_SHARE = 0.4
+# Share of the time left then that the growth may take.
+GROWING_SHARE = 0.65
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,10 @@ class Work:
     marginals : tuple of callable or None
         What may choose their marginal maps: the first does for the flow, and all of
         them are tried with mixtures.
-    mixture_work : float
-        Floating-point operations that mixtures in block 0 may take; 0 for no mixture.
-        Not seconds: a fit that goes on from a checkpoint has to come to the same one.
+    mixture_work, mixture_rate : float
+        Floating-point operations that mixtures in block 0 may take, 0 for no mixture,
+        and how many of them are done in a second, about. Not seconds: a fit that goes
+        on from a checkpoint has to come to the same mixture.
     journal : Journal
         Remembers every block that is trained.
     """
@@ -86,6 +91,7 @@ class Work:
     support: Support
     marginals: tuple
     mixture_work: float
+    mixture_rate: float
     journal: Journal
 
     def crew(self, folds, rng, flows=None, rounds=(), share=1.0, part="all"):
@@ -244,7 +250,6 @@ class _Trial(NamedTuple):
     """Preprocessings of all splits, and what mixtures of little work make of them."""
 
     marginal: Callable | None
-    plain: list
     mixed: list
     is_grown: bool
     nll: float
@@ -290,7 +295,7 @@ class _Start:
             self.preprocessings = [earlier.preprocessing]
             self.folds = self._folds()
             return
-        self.preprocessings = self._fitted(self._marginal)
+        self.preprocessings = self._fitted(self._marginal, splits)
         may_have = earlier is None and work.mixture_work and splits
         if self._has_mixtures or (may_have and self._n_active_fits):
             self._choose(rng)
@@ -301,16 +306,29 @@ class _Start:
         """Let the best mixture grow, and take it if it is better than a flow."""
         trials = self._trials()
         trial = min(trials, key=lambda trial: trial.nll)
-        left = self._work.mixture_work - len(trials) * self._trial_work
-        if not trial.is_grown:
-            trial = self._trial(trial.marginal, trial.plain, left)
-        if not self._has_mixtures:
-            plain = self._nll(self.preprocessings)
-            self._has_mixtures = trial.is_better_than(plain) and self._flow_loses(
-                trial.nll, rng
-            )
+        plain = self._nll(self.preprocessings)
+        promise = -math.inf
         if self._has_mixtures:
-            self._marginal, self._left = trial.marginal, left
+            promise = math.inf
+        elif trial.is_better_than(plain) or not trial.is_grown:
+            promise = min(plain, self._promise(trial.nll, rng))
+        if promise == -math.inf:
+            return
+        total = self._work.mixture_work
+        self._left = total - len(trials) * self._trial_work
+        if not trial.nll < promise:
+            self._left = min(self._left, DOUBTFUL_SHARE * total)
+        if not self._work.journal.remembers:
+            affordable = GROWING_SHARE * self._work.deadline.left
+            self._left = min(self._left, self._work.mixture_rate * affordable)
+        self._left = max(self._left, self._trial_work)
+        if not trial.is_grown:
+            marginal = trial.marginal
+            fitted = self._fitted(marginal, self._splits)
+            trial = self._trial(marginal, fitted, self._splits, self._left)
+        self._has_mixtures = self._has_mixtures or trial.is_better_than(promise)
+        if self._has_mixtures:
+            self._marginal = trial.marginal
             self.preprocessings, self.folds = trial.mixed, None
 
     def preprocessing(self, X, weight):
@@ -320,11 +338,10 @@ class _Start:
             return plain
         return self._mixed(plain, (X, weight), self._left)[0]
 
-    def _fitted(self, marginal):
+    def _fitted(self, marginal, splits):
         support = self._work.support
         return [
-            Preprocessing(support).fit(*train_set, marginal)
-            for train_set, _ in self._splits
+            Preprocessing(support).fit(*train_set, marginal) for train_set, _ in splits
         ]
 
     @property
@@ -351,27 +368,37 @@ class _Start:
         of a wide part, and what was one plane for all parts it bends. Another serves
         many: what every column has by itself, lumps and gaps, the parts need not learn.
         """
-        first, *others = self._work.marginals
-        candidates = [(first, self.preprocessings)]
-        candidates += [(marginal, self._fitted(marginal)) for marginal in others]
+        splits = [(self._some(*train_set), held) for train_set, held in self._splits]
         # All without maps are the same.
-        different = {
-            marginal if any(one.marginal_ is not None for one in plain) else None: plain
-            for marginal, plain in candidates
-        }
+        different = {}
+        for i, marginal in enumerate(self._work.marginals):
+            plain = self._fitted(marginal, splits) if i else self.preprocessings
+            has_maps = any(one.marginal_ is not None for one in plain)
+            different[marginal if has_maps else None] = plain
         return [
-            self._trial(marginal, plain, self._trial_work)
+            self._trial(marginal, plain, splits, self._trial_work)
             for marginal, plain in different.items()
         ]
 
-    def _trial(self, marginal, plain, work):
+    def _some(self, X, weight):
+        """Rows that are enough for a trial: all of them, if these are not many."""
+        if len(X) <= TRIAL_ROWS:
+            return X, weight
+        some = np.random.RandomState([self._seed, 3])
+        some = np.sort(splitting.draw(len(X), TRIAL_ROWS, some))
+        return X[some], weight[some]
+
+    def _trial(self, marginal, plain, splits, work):
         pairs = [
             self._mixed(one, train_set, work)
-            for one, (train_set, _) in zip(plain, self._splits, strict=True)
+            for one, (train_set, _) in zip(plain, splits, strict=True)
         ]
         mixed = [one for one, _ in pairs]
-        is_grown = all(is_grown for _, is_grown in pairs)
-        return _Trial(marginal, plain, mixed, is_grown, self._nll(mixed))
+        is_grown = all(is_grown for _, is_grown in pairs) and all(
+            len(some) == len(X)
+            for ((some, _), _), ((X, _), _) in zip(splits, self._splits, strict=True)
+        )
+        return _Trial(marginal, mixed, is_grown, self._nll(mixed))
 
     def _mixed(self, preprocessing, train_set, work):
         # Where there are folds, all rows come after them.
@@ -380,19 +407,17 @@ class _Start:
             *train_set, np.random.RandomState([self._seed, 2]), work / n_fits
         )
 
-    def _flow_loses(self, nll, rng):
-        """Whether a flow of one block does not promise to come below this.
+    def _promise(self, nll, rng):
+        """What a flow promises to come to, on held-out rows, if it matters to be below.
 
-        With as much again as it gained in the later half of its training it should be
-        below. Where it would take a few times that, a longer training has to be.
+        As much again as it gained in the later half of a short training is to be
+        expected of it. Where it would take a few times that, a longer training tells.
         """
         self.folds = self._folds()
         reached, gained = self._race("start", RACE_ITERATIONS, rng)
-        if reached - gained <= nll:
-            return False
-        if reached - RACE_HOPE * gained > nll or self.interrupted:
-            return True
-        return self._race("longer start", math.inf, rng)[0] > nll
+        if reached - gained <= nll or reached - RACE_HOPE * gained > nll:
+            return reached - gained
+        return self._race("longer start", math.inf, rng)[0]
 
     def _race(self, part, n_iter, rng):
         """What a flow of one block reaches, and what its later half gained, in nats."""
@@ -410,8 +435,10 @@ class _Start:
         )
         crew.grow([math.inf])
         self.interrupted = crew.interrupted
-        gained = scores[(len(scores) - 1) // 2] - min(scores) if scores else 0.0
-        return crew.nll, gained
+        # What has begun to overfit will gain no more.
+        if not scores or scores[-1] > min(scores):
+            return crew.nll, 0.0
+        return crew.nll, scores[(len(scores) - 1) // 2] - scores[-1]
 
     def _nll(self, preprocessings):
         """Mean negative log-likelihood of the held-out rows behind block 0."""

@@ -28,6 +28,8 @@ _FEW_ROWS = 5.0
 # in a rose, of which every slice looks alike.
 _SURE_PARTS, _MAX_PARTS = 16, 512
 _N_ITER = 15
+# ... and on all rows, from what has settled on many of them.
+_N_LAST_ITER = 6
 # Rows that the growth to more parts looks at: so many, or so many for each of them, and
 # more in more columns. All rows settle what has grown.
 _GROWING_ROWS, _ROWS_PER_PART, _ROWS_PER_COLUMN = 10_000, 250, 25
@@ -112,7 +114,7 @@ def choose_mixture(X, weight, work=math.inf):
         # Some of few rows lack too much of what all of them show.
         *_, (_, grown) = islice(_grow(X, weight, strength), best.number + 1)
         return grown.mixture, is_grown
-    settled = _settle(X, weight, best.settled, strength) or best.settled
+    settled = _settle(X, weight, best.settled, strength, _N_LAST_ITER) or best.settled
     return settled.mixture, is_grown
 
 
@@ -165,20 +167,20 @@ def _best_level(X, weight, splits, strength, work):
             return best, work, True
         n_parts = 2 * child.n_parts
         growing = _operations(_n_rows(n_train, n_parts, d), n_parts, d)
-        if growing + _operations(n, n_parts, d) > work:
+        if growing + _operations(n, n_parts, d, _N_LAST_ITER) > work:
             return best, work, False
         work -= growing
     return best, work, True
 
 
-def _operations(n_rows, n_parts, d):
+def _operations(n_rows, n_parts, d, n_iter=_N_ITER):
     """Floating-point operations in all iterations, about.
 
     Those of matrix products; exponentials, and making the features, take as long as so
     many more of them.
     """
     n_statistics = (d + 1) * (d + 2) / 2
-    return n_rows * _N_ITER * (n_parts * (4 * n_statistics + 120) + 100 * n_statistics)
+    return n_rows * n_iter * (n_parts * (4 * n_statistics + 120) + 100 * n_statistics)
 
 
 def _n_rows(n, n_parts, d):
@@ -213,14 +215,14 @@ def _grow(X, weight, strength):
         n_seen = n_rows
 
 
-def _settle(X, weight, start, strength):
+def _settle(X, weight, start, strength, n_iter=_N_ITER):
     """Iterate, with covariances shrunk to the prior.
 
     Returns the parts that are left, or None if there are none.
     """
     rows = strength * (X.shape[1] + 2)
     (mixture, prior), before = start, -math.inf
-    for _ in range(_N_ITER):
+    for _ in range(n_iter):
         loglik, statistics = _expectation(X, weight, mixture)
         alive = statistics[:, 0] > _LEAST_ROWS
         if not alive.any():

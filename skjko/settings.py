@@ -17,7 +17,7 @@ from skjko.splitting import CROSS_VALIDATION_ROWS
 # What mixtures may take of the time, or in seconds where that has no limit, on a
 # machine that does so many operations a second: two cores do. They take as much only
 # where that pays on held-out rows, and then a flow behind them gains little.
-_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.7, 120.0, 6e10
+_MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.55, 120.0, 6e10
 # ... and those of single columns, together, of what mixtures may take.
 _COLUMNS_SHARE = 0.1
 
@@ -120,6 +120,7 @@ def work(estimator, n_samples, support, deadline, journal, before=None):
         support,
         _marginals(p),
         _mixture_work(p),
+        _RATE,
         journal,
     )
 

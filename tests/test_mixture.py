@@ -396,7 +396,7 @@ def test_more_time_later_does_not_change_where_the_flow_starts(n):
         marginal_map=None,
         warm_start=True,
         max_blocks=1,
-        time_limit=0.01,
+        time_limit=0.05,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

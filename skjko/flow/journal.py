@@ -94,7 +94,15 @@ class Outcome:
 
 
 class Journal:
-    """A journal that remembers nothing; others override all of it."""
+    """A journal that remembers nothing; others override all of it.
+
+    Attributes
+    ----------
+    remembers : bool
+        Whether what is recorded may be recalled.
+    """
+
+    remembers = False
 
     def part(self, name):
         """Return the journal of one of several crews."""

@@ -56,7 +56,8 @@ def limited(settings, share):
     """Settings under which a fit is done by the deadline `share`."""
     if not math.isfinite(share):
         return {"max_iter": ENOUGH, **settings}
-    left = max(share - perf_counter(), 0.1)
+    # A limit is about that of the training: what is before and after takes time too.
+    left = max(0.9 * (share - perf_counter()), 0.1)
     return {"max_iter": MANY, "time_limit": left, **settings}
 
 

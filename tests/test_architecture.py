@@ -62,6 +62,7 @@ FLOORS = {
     "skjko.model": 4,
     "skjko.parameters": 4,
     "skjko.shelf": 4,
+    "skjko.start": 4,
     "skjko.fitting": 6,
     "skjko.checkpoint": 7,
     "skjko.persistence": 7,

@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 
-from skjko import JKOFlowDensity, datasets, fitting, metrics, mixture
+from skjko import JKOFlowDensity, datasets, metrics, mixture, start
 from skjko.mixture import Mixture, choose_mixture
 from skjko.rosenblatt import RosenblattMap
 from tests.helpers import quick
@@ -352,7 +352,7 @@ def test_flat_directions_pass_by_the_mixture():
 
 
 def test_too_many_columns_have_no_mixture(monkeypatch):
-    monkeypatch.setattr(fitting, "MIXTURE_COLUMNS", 2)
+    monkeypatch.setattr(start, "MIXTURE_COLUMNS", 2)
     assert quick(mixture_map="auto").fit(clusters(300)).mixture_map_ is None
 
 

@@ -919,7 +919,7 @@ def test_headers_are_read_strictly(path):
 OTHERS = [b"", b"{}", b"\0" * 8, b"\0" * 1000, b"PK\x03\x04", pickle.dumps([1])]
 
 
-@pytest.mark.parametrize("content", [*OTHERS, CONTENT[8:]])
+@pytest.mark.parametrize("content", [*OTHERS, CONTENT[8:]], ids=range(len(OTHERS) + 1))
 def test_other_files_are_refused(content, kind, path):
     refused(content, path, "safetensors", kind)
 

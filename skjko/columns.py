@@ -129,11 +129,7 @@ class MarginalMap:
 
     def forward(self, X):
         """Map rows; return them and log|det dy/dx| of every row."""
-        Y = X.copy()
-        largest = np.finfo(float).max
-        with np.errstate(over="ignore"):
-            u = (X[:, self.columns] - self.centre) / self.width
-        u = np.clip(u, -largest, largest)
+        Y, u = X.copy(), in_widths(X, self)
         Y[:, self.columns] = np.arcsinh(u)
         # hypot, for the square of u may overflow.
         return Y, -(np.log(np.hypot(1.0, u)) + np.log(self.width)).sum(axis=1)
@@ -147,6 +143,14 @@ class MarginalMap:
             x = self.centre + self.width * np.sinh(y)
         X[:, self.columns] = np.clip(x, -largest, largest)
         return X
+
+
+def in_widths(X, marginal):
+    """Columns of a marginal map from its centres in its widths, at most the largest."""
+    largest = np.finfo(float).max
+    with np.errstate(over="ignore"):
+        u = (X[:, marginal.columns] - marginal.centre) / marginal.width
+    return np.clip(u, -largest, largest)
 
 
 def looked_at(n):

@@ -39,10 +39,7 @@ class MarginalMixtures:
     def forward(self, X):
         """Map rows; return them and log|det dy/dx| of every row."""
         Y, log_det = X.copy(), np.full(len(X), -np.log(self.width).sum())
-        largest = np.finfo(float).max
-        with np.errstate(over="ignore"):
-            u = (X[:, self.columns] - self.centre) / self.width
-        u = np.clip(u, -largest, largest)
+        u = columns.in_widths(X, self)
         for j, column, one in zip(self.columns, u.T, self.maps, strict=True):
             y, increment = one.forward(column[:, np.newaxis])
             Y[:, j] = y[:, 0]

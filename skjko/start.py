@@ -95,7 +95,7 @@ class Start:
         if below == -math.inf:
             return
         self._left = self._growing_work(len(trials), trial.nll < below)
-        if not trial.is_grown:
+        if not (trial.is_grown or self.interrupted):
             fitted = self._fitted(trial.marginal, self._splits)
             trial = self._trial(trial.marginal, fitted, self._splits, self._left)
         self._has_mixtures = self._has_mixtures or trial.is_better_than(below)
@@ -205,7 +205,8 @@ class Start:
         """
         self.folds = self._folds()
         reached, gained = self._race("start", RACE_ITERATIONS, rng)
-        if reached - gained <= nll or reached - RACE_HOPE * gained > nll:
+        is_clear = reached - gained <= nll or reached - RACE_HOPE * gained > nll
+        if is_clear or self.interrupted:
             return reached - gained
         return self._race("longer start", math.inf, rng)[0]
 

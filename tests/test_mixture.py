@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skjko import JKOFlowDensity, datasets, metrics, mixture, start
 from skjko.mixture import Mixture, choose_mixture
+from skjko.preprocessing import Preprocessing
 from skjko.rosenblatt import RosenblattMap
 from tests.helpers import quick
 
@@ -416,6 +417,29 @@ def test_an_interrupted_choice_leaves_a_model(monkeypatch):
         density = quick(mixture_map="auto").fit(X)
     assert density.n_blocks_ == 0
     assert np.isfinite(density.score(X))
+
+
+def test_an_interrupted_choice_grows_no_further(monkeypatch):
+    """Who breaks off does not wait for the mixture of all rows."""
+    seen = []
+
+    def interrupted(*args):
+        seen.append("trained")
+        raise KeyboardInterrupt
+
+    def fitted(self, *args, **kwargs):
+        seen.append("fitted")
+        return with_mixture(self, *args, **kwargs)
+
+    with_mixture = Preprocessing.with_mixture
+    monkeypatch.setattr(Preprocessing, "with_mixture", fitted)
+    monkeypatch.setattr("skjko.flow.stage.Stage.train", interrupted)
+    monkeypatch.setattr(start, "TRIAL_ROWS", 500)
+    with pytest.warns(match="interrupted"):
+        density = quick(mixture_map="auto").fit(clusters(1500))
+    assert np.isfinite(density.score(clusters(100)))
+    assert seen.count("trained") == 1
+    assert seen[-1] == "trained"
 
 
 def test_a_checkpoint_remembers_the_choice(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,15 +15,19 @@ from skjko.flow import objective, threads
 # parts the map is so steep, or so flat, and no more.
 _WIDE = 1e-3
 # Below this probability the logarithms are worked with. Above it, parts that have less
-# than exp(-100) of the largest, and tails beyond 14, are as good as these: processors
-# are slow at the numbers that they would make.
-_LEAST_PROBABILITY, _LEAST_LOG, _FAR_TAIL = 1e-25, -100.0, 14.0
+# than exp(-100) of the largest, and tails beyond 14 (10 for erfc), are as good as
+# these: processors are slow at the numbers that they would make.
+_LEAST_PROBABILITY, _LEAST_LOG, _FAR_TAIL = 1e-25, -100.0, 10.0
 # Rows farther out than this stay where they are: no square overflows below.
 _FARTHEST = 1e75
+# Up to here a tail is as exact as the other one.
+_SMALL_TAIL = 0.75
 # Error of a normal score, relative to it if it is above one, that is rounding.
 _TOL = 1e-14
 # Steps of Newton's method, or bisections, until rounding ends them.
 _N_STEPS = 100
+# Normal scores at which the first column's quantiles are kept, and the largest.
+_N_KNOTS, _LAST_KNOT = 385, 6.0
 # Numbers, rows times parts, that are worked on together.
 _CHUNK_VALUES = 2**17
 
@@ -120,16 +125,17 @@ class RosenblattMap:
         return moved, np.concatenate(log_det) if log_det else np.zeros(0)
 
     def _forward(self, x):
-        z, logs = torch.empty_like(x), self._log_weights
+        z, logs = torch.empty_like(x), self._log_weights.expand(len(x), -1).clone()
         for j, y in enumerate(self._standardized(x)):
-            z[:, j] = _normal_score(logs, y)
-            logs = self._extended(logs, j, y)
+            shares = _shares(logs)
+            z[:, j] = _normal_score(logs, shares, y, torch.linalg.vecdot(shares, y))
+            self._extend(logs, j, y)
         return z, objective.negative_log_likelihood(z, -_log_sum(logs))
 
     def _relative(self, x):
-        logs = self._log_weights
+        logs = self._log_weights.expand(len(x), -1).clone()
         for j, y in enumerate(self._standardized(x)):
-            logs = self._extended(logs, j, y)
+            self._extend(logs, j, y)
         return x, objective.negative_log_likelihood(x, -_log_sum(logs))
 
     def _standardized(self, x):
@@ -138,19 +144,39 @@ class RosenblattMap:
             inverse = self._inverse[j, : j + 1]
             yield torch.addmm(-self._offset[j], x[:, : j + 1], inverse)
 
-    def _extended(self, logs, j, y):
-        """Log-densities of the parts with those of one more column."""
-        return logs + torch.add(self._log_slopes[j], y.square(), alpha=-0.5)
+    def _extend(self, logs, j, y):
+        """Add to the log-densities of the parts those of one more column."""
+        logs.add_(self._log_slopes[j]).addcmul_(y, y, value=-0.5)
 
     def _backward(self, z):
-        x, logs = torch.zeros_like(z), self._log_weights
+        x, logs = torch.zeros_like(z), self._log_weights.expand(len(z), -1).clone()
         for j in range(z.shape[1]):
             # y = slope x_j + shift, for every part.
             shift = torch.addmm(-self._offset[j], x[:, :j], self._inverse[j, :j])
-            logs = logs.expand_as(shift)
-            x[:, j] = _quantile(logs, self._slopes[j], shift, z[:, j])
-            logs = self._extended(logs, j, x[:, j, None] * self._slopes[j] + shift)
+            near = self._near(z[:, 0].contiguous()) if j == 0 else None
+            x[:, j] = _quantile(logs, self._slopes[j], shift, z[:, j], near)
+            y = torch.addcmul(shift, x[:, j, None], self._slopes[j])
+            self._extend(logs, j, y)
         return x, x.new_zeros(len(x))
+
+    def _near(self, z):
+        """Bounds of the first column's quantiles, and what they are about."""
+        scores, quantiles = self._knots
+        # A knot more on both sides: those at hand may be the solution.
+        i = torch.searchsorted(scores, z)
+        low, high = quantiles[i], quantiles[i + 3]
+        start = np.interp(z.numpy(), scores.numpy(), quantiles[2:-2].numpy())
+        return low, torch.from_numpy(start), high
+
+    @cached_property
+    def _knots(self):
+        """Normal scores, and the first column's quantiles there, padded twice."""
+        scores = torch.linspace(-_LAST_KNOT, _LAST_KNOT, _N_KNOTS).double()
+        shift = (-self._offset[0]).expand(_N_KNOTS, -1)
+        logs = self._log_weights.expand_as(shift)
+        quantiles = _quantile(logs, self._slopes[0], shift, scores)
+        ends = quantiles.new_full((2,), math.inf)
+        return scores, torch.cat([-ends, quantiles, ends])
 
 
 def _ratios(logs):
@@ -166,62 +192,79 @@ def _log_sum(logs):
 
 def _shares(logs):
     ratios, _ = _ratios(logs)
-    return ratios / ratios.sum(-1, keepdim=True)
+    return ratios.div_(ratios.sum(-1, keepdim=True))
 
 
-def _normal_score(logs, y):
+def _tail(shares, side, y):
+    """Mean of Phi(-side y) over the parts."""
+    y = (y * (side * math.sqrt(0.5))[:, None]).clamp_(-_FAR_TAIL, _FAR_TAIL)
+    return y.erfc_().mul_(shares).sum(1) / 2
+
+
+def _normal_score(logs, shares, y, about):
     """Phi^-1 of the mean of Phi(y), to full precision in both tails.
 
-    The parts are weighted by the exponentials of `logs`, whatever their sum.
+    The parts are weighted by `shares`, the exponentials of `logs` relative to their
+    sum. Whether it is positive, `about` may tell.
     """
-    shares = _shares(logs)
-    tails = torch.erfc(y.abs().clamp_(max=_FAR_TAIL).mul_(math.sqrt(0.5))) / 2
-    negative = y < 0
-    low = (shares * torch.where(negative, tails, 1 - tails)).sum(1)
-    high = (shares * torch.where(negative, 1 - tails, tails)).sum(1)
     # The nearer tail is the one that is small, and exact.
-    sign = torch.where(low < high, 1.0, -1.0).to(y)
-    z = sign * torch.special.ndtri(torch.minimum(low, high))
-    far = (torch.minimum(low, high) < _LEAST_PROBABILITY).nonzero()[:, 0]
+    side = torch.where(about < 0, -1.0, 1.0).to(y)
+    tail = _tail(shares, side, y)
+    wrong = (tail > _SMALL_TAIL).nonzero()[:, 0]
+    if len(wrong):
+        side[wrong] = -side[wrong]
+        tail[wrong] = _tail(shares[wrong], side[wrong], y[wrong])
+    z = -side * torch.special.ndtri(tail)
+    far = (tail < _LEAST_PROBABILITY).nonzero()[:, 0]
     if len(far):
-        sign = sign[far]
-        tails = torch.special.log_ndtr(sign[:, None] * y[far])
-        logs = logs.log_softmax(-1).expand_as(y)[far]
+        tails = torch.special.log_ndtr(-side[far, None] * y[far])
+        logs = logs[far].log_softmax(-1)
         nearest = ndtri_exp((logs + tails).logsumexp(1).numpy())
-        z[far] = sign * torch.from_numpy(nearest)
+        z[far] = -side[far] * torch.from_numpy(nearest)
     return z
 
 
-def _quantile(logs, slopes, shift, z):
+def _quantile(logs, slopes, shift, z, near=None):
     """Solve the normal score of slopes x + shift for x.
 
     The solution is between those of the single parts. Newton's method goes by normal
-    scores, in which the function is affine for one part, and the bracket holds it.
+    scores, in which the function is affine for one part, and the bracket holds it. What
+    is known of the solution is in `near`: a lower bound, a start, and an upper bound.
     """
     of_parts = (z[:, None] - shift) / slopes
     low, high = of_parts.amin(1), of_parts.amax(1)
     shares = _shares(logs)
-    x = (shares * of_parts).sum(1).clamp(low, high)
-    left, before = torch.arange(len(x)), torch.full_like(x, math.inf)
+    solution = torch.linalg.vecdot(shares, of_parts)
+    if near is not None:
+        solution = near[1]
+        low, high = torch.maximum(low, near[0]), torch.minimum(high, near[2])
+    solution = solution.clamp(low, high)
+    left, at = torch.arange(len(z)), solution
+    before = torch.full_like(z, math.inf)
     for _ in range(_N_STEPS):
-        at, y = x[left], x[left, None] * slopes + shift[left]
-        score = _normal_score(logs[left], y)
-        gap = score - z[left]
-        low[left] = torch.where(gap < 0, at, low[left])
-        high[left] = torch.where(gap > 0, at, high[left])
+        y = torch.addcmul(shift, at[:, None], slopes)
+        score = _normal_score(logs, shares, y, z)
+        gap = score - z
+        low = torch.where(gap < 0, at, low)
+        high = torch.where(gap > 0, at, high)
         # The density relative to that at the score, both of which may be too small.
-        relative = (0.5 * (score[:, None].square() - y.square())).exp()
-        slope = (shares[left] * relative * slopes).sum(1)
+        half = 0.5 * score.square()
+        relative = torch.addcmul(half[:, None], y, y, value=-0.5)
+        slope = relative.clamp_(min=_LEAST_LOG).exp_().mul_(shares) @ slopes
         moved = at - gap / slope
-        halved = low[left] + (high[left] - low[left]) / 2
+        halved = low + (high - low) / 2
         # Newton's step, if it stays inside, and for as long as the steps pay.
-        newton = (moved > low[left]) & (moved < high[left])
-        newton &= gap.abs() < before[left] / 2
+        newton = (moved > low) & (moved < high) & (gap.abs() < before / 2)
         moved = torch.where(newton, moved, halved)
-        before[left] = gap.abs()
         open_ = (gap.abs() > _TOL * score.abs().clamp(1)) & (moved != at)
-        left = left[open_]
-        x[left] = moved[open_]
-        if not len(left):
+        solution[left] = at = torch.where(open_, moved, at)
+        before = gap.abs()
+        if not open_.any():
             break
-    return x
+        # Rows that are done stay for a while: to leave them costs a copy of the others.
+        if 2 * open_.sum() <= len(at):
+            open_ = open_.nonzero()[:, 0]
+            left, at, before, z = left[open_], at[open_], before[open_], z[open_]
+            low, high, shift = low[open_], high[open_], shift[open_]
+            logs, shares = logs[open_], shares[open_]
+    return solution

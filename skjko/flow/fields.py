@@ -15,9 +15,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from skjko.flow import divergence
+from skjko.flow import activations, divergence
+from skjko.flow.dynamics import ConfinedDynamics, Slowed, TwoLayers, envelope
 
-ACTIVATIONS = ("fourier", "tanh", "silu")
+ACTIVATIONS = tuple(activations.BY_NAME)
 
 
 class VelocityField(nn.Module):
@@ -45,246 +46,6 @@ class VelocityField(nn.Module):
     def halves(self):
         """Return the fields that, one after the other, have the flow of this one."""
         return Part(self, 0.0, 0.5), Part(self, 0.5, 0.5)
-
-
-class _Fourier:
-    """Sine and cosine, each on all inputs: half the width gives the full width."""
-
-    # They are each other's derivative up to sign, so two transcendental functions on
-    # half the width give value, slope and curvature at the full width.
-    @staticmethod
-    def value(z):
-        return torch.cat([torch.sin(z), torch.cos(z)], 1)
-
-    @staticmethod
-    def value_and_slope(z):
-        s, c = torch.sin(z), torch.cos(z)
-        return torch.cat([s, c], 1), torch.cat([c, -s], 1)
-
-    @classmethod
-    def with_curvature(cls, z):
-        value, slope = cls.value_and_slope(z)
-        return value, slope, -value
-
-    @staticmethod
-    def fold(grad):
-        """Gradient with respect to z from that of the two copies of z."""
-        first, second = grad.chunk(2, 1)
-        return first + second
-
-
-class _Tanh:
-    @staticmethod
-    def value(z):
-        return torch.tanh(z)
-
-    @staticmethod
-    def value_and_slope(z):
-        # tanh(z) = 2 sigmoid(2z) - 1; torch's sigmoid is vectorised better.
-        a = 2 * torch.sigmoid(2 * z) - 1
-        return a, 1 - a * a
-
-    @classmethod
-    def with_curvature(cls, z):
-        value, slope = cls.value_and_slope(z)
-        return value, slope, (value * slope).mul_(-2)
-
-    @staticmethod
-    def fold(grad):
-        return grad
-
-
-class _SiLU(_Tanh):
-    @staticmethod
-    def value(z):
-        return nn.functional.silu(z)
-
-    @staticmethod
-    def value_and_slope(z):
-        s = torch.sigmoid(z)
-        a = z * s
-        return a, torch.addcmul(s, a, 1 - s)
-
-    @classmethod
-    def with_curvature(cls, z):
-        # With s = sigmoid(z) and a = z s: a' = s + a (1 - s), and its derivative is
-        # s (1 - s) (1 - a) + a' (1 - s).
-        s = torch.sigmoid(z)
-        a, rest = z * s, 1 - s
-        slope = torch.addcmul(s, a, rest)
-        s.mul_(rest)
-        return a, slope, s.addcmul_(s, a, value=-1).addcmul_(slope, rest)
-
-
-_ACTIVATIONS = {"fourier": _Fourier, "tanh": _Tanh, "silu": _SiLU}
-
-
-class _TwoLayers:
-    """Velocity and divergence of a field with two hidden layers, for one solve.
-
-    f = W3 s2(W2 s1(W1 x + b1 + t c) + b2) + b3 + A x,
-    div f = s2' [mixing] s1' + tr A, with mixing = W2 * (W1 W3)'.
-
-    Called, it is like any dynamics. Training spends its time here, so it also records
-    an evaluation and pulls gradients back through it, as :func:`ode.integrate` asks:
-    what value and divergence share is computed once on the way back too.
-    """
-
-    records = True
-
-    def __init__(self, bias, time_weight, field, context):
-        first = field.nonlinearity(0)
-        mixing = field.weights[0] @ field.out_weight
-        if first is _Fourier:
-            mixing = torch.cat([mixing, mixing])
-        self.tensors = (
-            bias,
-            field.weights[0],
-            field.weights[1],
-            field.weights[1] * mixing.T,
-            field.biases[1],
-            field.out_weight,
-            field.out_bias,
-            field.linear,
-            *(() if time_weight is None else (time_weight,)),
-        )
-        self._first, self._second = first, field.nonlinearity(1)
-        _, w1, w2, mixing, b2, w3, b3, linear = self.tensors[:8]
-        # On few rows the number of operations is what an evaluation costs: what does
-        # not change is worked out once a solve.
-        self._parts = w1.T, w2.T, mixing.T, b2, w3.T, b3, linear.T, linear.trace()
-
-    def _bias(self, t):
-        bias, *_, last = self.tensors
-        return torch.add(bias, last, alpha=t) if len(self.tensors) == 9 else bias
-
-    def __call__(self, t, x):
-        w1, w2, mixing, b2, w3, b3, linear, trace = self._parts
-        a1, slope1 = self._first.value_and_slope(torch.addmm(self._bias(t), x, w1))
-        a2, slope2 = self._second.value_and_slope(torch.addmm(b2, a1, w2))
-        v = torch.addmm(torch.addmm(b3, a2, w3), x, linear)
-        return v, torch.linalg.vecdot(slope1 @ mixing, slope2) + trace
-
-    def record(self, t, x):
-        """Return velocity, divergence, and what `pull` needs."""
-        w1, w2, mixing, b2, w3, b3, linear, trace = self._parts
-        z1 = torch.addmm(self._bias(t), x, w1)
-        a1, slope1, curvature1 = self._first.with_curvature(z1)
-        z2 = torch.addmm(b2, a1, w2)
-        a2, slope2, curvature2 = self._second.with_curvature(z2)
-        mixed = slope1 @ mixing
-        div = torch.linalg.vecdot(mixed, slope2).add_(trace)
-        # Only their product is needed on the way back.
-        curvature2.mul_(mixed)
-        v = torch.addmm(b3, a2, w3).addmm_(x, linear)
-        return v, div, (t, x, a1, slope1, curvature1, a2, slope2, curvature2)
-
-    def pull(self, tape, g_v, g_div, grads):
-        """Add to the gradients of `tensors`; return that of the positions.
-
-        Parameters
-        ----------
-        tape : tuple
-            Of one evaluation.
-        g_v, g_div : Tensor
-            Gradients of the velocity (n, d) and the divergence (n,).
-        grads : list of Tensor
-            Sums of gradients, one for each of `tensors`.
-        """
-        t, x, a1, slope1, curvature1, a2, slope2, curvature2 = tape
-        _, w1, w2, mixing, _, w3, _, linear = self.tensors[:8]
-        g_row = g_div[:, None]
-        g_z2 = (curvature2 * g_row).addcmul_(g_v @ w3, slope2)
-        g_mixed = slope2 * g_row
-        grads[3].addmm_(g_mixed.T, slope1)
-        g_z1 = (g_mixed @ mixing).mul_(curvature1).addcmul_(g_z2 @ w2, slope1)
-        g_z1 = self._first.fold(g_z1)
-        g_bias = g_z1.sum(0)
-        grads[0].add_(g_bias if grads[0].ndim == 1 else g_z1)
-        grads[1].addmm_(g_z1.T, x)
-        grads[2].addmm_(g_z2.T, a1)
-        grads[4].add_(g_z2.sum(0))
-        grads[5].addmm_(g_v.T, a2)
-        grads[6].add_(g_v.sum(0))
-        grads[7].addmm_(g_v.T, x).diagonal().add_(g_div.sum())
-        if len(grads) == 9:
-            grads[8].add_(g_bias, alpha=t)
-        return torch.addmm(g_z1 @ w1, g_v, linear)
-
-
-class _Slowed:
-    """Dynamics over a part of their time: see :class:`Part`."""
-
-    def __init__(self, inside, start, length):
-        self._inside, self._start, self._length = inside, start, length
-        self.records = getattr(inside, "records", False)
-        if self.records:
-            self.tensors = inside.tensors
-
-    def __call__(self, t, x):
-        v, div = self._inside(self._start + self._length * t, x)
-        return self._length * v, self._length * div
-
-    def record(self, t, x):
-        v, div, tape = self._inside.record(self._start + self._length * t, x)
-        return self._length * v, self._length * div, tape
-
-    def pull(self, tape, g_v, g_div, grads):
-        return self._inside.pull(tape, self._length * g_v, self._length * g_div, grads)
-
-
-def _envelope(x, scale):
-    """Squared lengths q = |x|^2 / R^2, and the envelope e = 1 / (1 + q^4).
-
-    The scale is 1 / R^2.
-    """
-    # Clamped, so that powers of a far row's length stay finite in float32.
-    q = (torch.linalg.vecdot(x, x) * scale).clamp(max=1e4)
-    square = q * q
-    return q, (square * square + 1).reciprocal()
-
-
-class _ConfinedDynamics:
-    """Dynamics faded out far away: see :class:`Confined`.
-
-    Product rule: with the envelope e(q), q = |x|^2 / R^2, whose gradient is s x,
-    div(e f) = e div f + s <x, f>. The gradient of s is b x. Here s = -8 q^3 e^2 / R^2
-    and b = -16 q^2 e^2 (8 e - 5) / R^4.
-    """
-
-    def __init__(self, inside, scale):
-        self._inside, self._scale = inside, scale
-        self._rates = -8 * scale, -128 * scale**2
-        self.records = getattr(inside, "records", False)
-        if self.records:
-            self.tensors = inside.tensors
-
-    def __call__(self, t, x):
-        return self._confine(x, *self._inside(t, x))[:2]
-
-    def record(self, t, x):
-        v, div, tape = self._inside.record(t, x)
-        *confined, e, square, s, radial = self._confine(x, v, div)
-        bent = (e - 0.625).mul_(square).mul_(radial).mul_(self._rates[1])
-        return *confined, (tape, x, v, div, e, s, bent)
-
-    def pull(self, tape, g_v, g_div, grads):
-        tape, x, v, div, e, s, bent = tape
-        along = torch.linalg.vecdot(g_v, v).addcmul_(g_div, div).mul_(s)
-        along = along.addcmul_(g_div, bent)[:, None]
-        across, e = (g_div * s)[:, None], e[:, None]
-        inner = (g_v * e).addcmul_(across, x)
-        g_x = self._inside.pull(tape, inner, g_div * e[:, 0], grads)
-        return g_x.addcmul_(along, x).addcmul_(across, v)
-
-    def _confine(self, x, v, div):
-        q, e = _envelope(x, self._scale)
-        root = q * e
-        square = root * root
-        s = square * q * self._rates[0]
-        radial = torch.linalg.vecdot(x, v)
-        div = torch.addcmul(div * e, s, radial)
-        return v * e[:, None], div, e, square, s, radial
 
 
 class MLPField(VelocityField):
@@ -396,7 +157,9 @@ class MLPField(VelocityField):
     def nonlinearity(self, layer):
         """Return the activation of a hidden layer."""
         kind = self.activation
-        return _ACTIVATIONS["tanh" if kind == "fourier" and layer > 0 else kind]
+        if kind == "fourier" and layer > 0:
+            kind = "tanh"
+        return activations.BY_NAME[kind]
 
     def forward(self, t, x, context=None):
         """Velocities of shape (n, d) at time t and positions x of shape (n, d)."""
@@ -425,7 +188,7 @@ class MLPField(VelocityField):
             return lambda t, x: (self(t, x, context), trace.expand(len(x)))
         if len(self.hidden_layer_sizes) != 2:
             return super().dynamics(context)
-        return _TwoLayers(self._bias(context), self.time_weight, self, context)
+        return TwoLayers(self, self._bias(context))
 
 
 class Part(VelocityField):
@@ -446,7 +209,7 @@ class Part(VelocityField):
 
     def dynamics(self, context=None):
         """Return `(t, x) -> (velocity, divergence)` for one solve."""
-        return _Slowed(self.field.dynamics(context), self.start, self.length)
+        return Slowed(self.field.dynamics(context), self.start, self.length)
 
     def halves(self):
         """Parts of the field inside, so that refining again does not nest."""
@@ -482,11 +245,11 @@ class Confined(VelocityField):
 
     def forward(self, t, x, context=None):
         """Velocities of shape (n, d) at time t and positions x of shape (n, d)."""
-        return self.field(t, x, context) * _envelope(x, self._scale)[1][:, None]
+        return self.field(t, x, context) * envelope(x, self._scale)[1][:, None]
 
     def dynamics(self, context=None):
         """Return `(t, x) -> (velocity, divergence)` for one solve."""
-        return _ConfinedDynamics(self.field.dynamics(context), self._scale)
+        return ConfinedDynamics(self.field.dynamics(context), self._scale)
 
     def halves(self):
         """Halves of the field inside, confined to the same region."""

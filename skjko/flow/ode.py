@@ -63,11 +63,18 @@ def integrate(dynamics, x, grid, with_error=False):
     -------
     Solution
     """
-    if torch.is_grad_enabled() and getattr(dynamics, "records", False):
+    if _wants_gradients(dynamics, x):
         return Solution(
             *_Recorded.apply(x, dynamics, grid, with_error, *dynamics.tensors)
         )
     return _runge_kutta(dynamics, x, grid, with_error)
+
+
+def _wants_gradients(dynamics, x):
+    """Whether a solve is to be recorded: not if it only scores."""
+    if not (torch.is_grad_enabled() and getattr(dynamics, "records", False)):
+        return False
+    return any(tensor.requires_grad for tensor in (x, *dynamics.tensors))
 
 
 def _runge_kutta(dynamics, x, grid, with_error):

@@ -1,0 +1,81 @@
+"""Nonlinearities of the hidden layers, each with its slope and the way back.
+
+`value_and_slope(z)` returns both, and what else `pull` needs. `pull` returns the
+gradient with respect to z from those with respect to value and slope, which it uses up:
+g_z = slope g_value + curvature g_slope.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import torch
+from torch import nn
+
+
+class Fourier:
+    """Sine and cosine, each on all inputs: half the width gives the full width."""
+
+    # They are each other's derivative up to sign, so two transcendental functions on
+    # half the width give value, slope and curvature at the full width.
+    @staticmethod
+    def value(z):
+        """Return the activations."""
+        return torch.cat([torch.sin(z), torch.cos(z)], 1)
+
+    @staticmethod
+    def value_and_slope(z):
+        """Return activations and slopes."""
+        s, c = torch.sin(z), torch.cos(z)
+        return torch.cat([s, c], 1), torch.cat([c, -s], 1), None
+
+    @staticmethod
+    def pull(value, slope, _, g_value, g_slope):
+        """Return the gradient with respect to z."""
+        both = g_value.mul_(slope).addcmul_(value, g_slope, value=-1)
+        first, second = both.chunk(2, 1)
+        return first + second
+
+
+class Tanh:
+    """Hyperbolic tangent."""
+
+    @staticmethod
+    def value(z):
+        """Return the activations."""
+        return torch.tanh(z)
+
+    @staticmethod
+    def value_and_slope(z):
+        """Return activations and slopes."""
+        a = torch.tanh(z)
+        return a, torch.addcmul(a.new_ones(()), a, a, value=-1), None
+
+    @staticmethod
+    def pull(value, slope, _, g_value, g_slope):
+        """Return the gradient with respect to z."""
+        return g_value.addcmul_(value, g_slope, value=-2).mul_(slope)
+
+
+class SiLU:
+    """Sigmoid linear unit, z sigmoid(z)."""
+
+    @staticmethod
+    def value(z):
+        """Return the activations."""
+        return nn.functional.silu(z)
+
+    @staticmethod
+    def value_and_slope(z):
+        """Return activations, slopes, and 1 - sigmoid(z)."""
+        s = torch.sigmoid(z)
+        a, rest = z * s, torch.sub(s.new_ones(()), s)
+        return a, torch.addcmul(s, a, rest), rest
+
+    @staticmethod
+    def pull(value, slope, rest, g_value, g_slope):
+        """Return the gradient with respect to z."""
+        # a' = s + a (1 - s), and a'' = (1 - s) (2 a' - a).
+        bend = torch.sub(value, slope, alpha=2).mul_(rest)
+        return g_value.mul_(slope).addcmul_(bend, g_slope, value=-1)
+
+
+BY_NAME = {"fourier": Fourier, "tanh": Tanh, "silu": SiLU}

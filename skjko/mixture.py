@@ -12,6 +12,7 @@ parts are no danger to small tables, and no start has to be drawn at random.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -250,6 +251,12 @@ def _split(mixture):
     )
 
 
+@lru_cache(maxsize=8)
+def _upper(d):
+    """Rows and columns of the upper triangle; few small mixtures ask often."""
+    return np.triu_indices(d)
+
+
 def _expectation(X, weight, mixture):
     """Mean log-likelihood, and the sufficient statistics that the parts get."""
     loglik, statistics = 0.0, 0.0
@@ -265,7 +272,7 @@ def _maximization(statistics, prior, rows):
     d = prior.shape[1]
     counts = statistics[:, 0]
     means = statistics[:, 1 : d + 1] / counts[:, np.newaxis]
-    i, j = np.triu_indices(d)
+    i, j = _upper(d)
     scatter = np.empty_like(prior)
     scatter[:, i, j] = scatter[:, j, i] = statistics[:, d + 1 :]
     scatter -= counts[:, np.newaxis, np.newaxis] * (
@@ -286,7 +293,7 @@ def _responsibilities(X, mixture):
     columns here: a feature, and a part, of all of them lie side by side.
     """
     n, d = X.shape
-    i, j = np.triu_indices(d)
+    i, j = _upper(d)
     coefficients = _coefficients(mixture, i, j)
     size = int(np.clip(_CHUNK_VALUES // max(coefficients.shape), *_CHUNK_ROWS))
     buffer = np.ones((coefficients.shape[1], min(n, size)))

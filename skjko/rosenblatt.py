@@ -168,6 +168,12 @@ class RosenblattMap:
         start = np.interp(z.numpy(), scores.numpy(), quantiles[2:-2].numpy())
         return low, torch.from_numpy(start), high
 
+    def __getstate__(self):
+        """Use does not change what is pickled."""
+        state = self.__dict__.copy()
+        state.pop("_knots", None)
+        return state
+
     @cached_property
     def _knots(self):
         """Normal scores, and the first column's quantiles there, padded twice."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from skjko import chunks, splitting
-from skjko.flow.fold import Fold
+from skjko.flow.fold import Fold, pooled
 from skjko.flow.rows import Rows
 from skjko.preprocessing import Preprocessing
 from skjko.rosenblatt import normal_logpdf
@@ -22,6 +22,8 @@ MIXTURE_COLUMNS = 128
 # Iterations, and share of the time, in which a flow of one block shows what it gains,
 # and how many times that it may gain yet.
 RACE_ITERATIONS, RACE_SHARE, RACE_HOPE = 100, 0.25, 2.5
+# Standard errors by which a flow has to be behind on one fold to be so on all.
+CLEAR = 2.0
 # Share of the mixtures' work in which one shows what it is good for, and with what
 # maps; floating-point operations, and rows, that this takes at most; and the share of
 # the work in which one may come to be better after all than a flow.
@@ -108,7 +110,7 @@ class Start:
         plain = self._nll(self.preprocessings)
         if trial.is_grown and not trial.is_better_than(plain):
             return -math.inf
-        return min(plain, self._promise(trial.nll, rng))
+        return min(plain, self._promise(trial, rng))
 
     def _growing_work(self, n_trials, is_ahead):
         """Operations for the growth: less if it is in doubt whether it pays."""
@@ -197,21 +199,39 @@ class Start:
             *train_set, np.random.RandomState([self._seed, 2]), work / n_fits
         )
 
-    def _promise(self, nll, rng):
+    def _promise(self, trial, rng):
         """What a flow promises to come to, on held-out rows, if it matters to be below.
 
         As much again as it gained in the later half of a short training is to be
         expected of it. Where it would take a few times that, a longer training tells.
         """
         self.folds = self._folds()
-        reached, gained = self._race("start", RACE_ITERATIONS, rng)
-        is_clear = reached - gained <= nll or reached - RACE_HOPE * gained > nll
+        if len(self.folds) > 1 and self._is_beaten(trial, rng):
+            return math.inf
+        reached, gained = self._race("start", RACE_ITERATIONS, rng, self.folds)
+        reached = _mean(self.folds, reached)
+        is_clear = (
+            reached - gained <= trial.nll or reached - RACE_HOPE * gained > trial.nll
+        )
         if is_clear or self.interrupted:
             return reached - gained
-        return self._race("longer start", math.inf, rng)[0]
+        reached, _ = self._race("longer start", math.inf, rng, self.folds)
+        return _mean(self.folds, reached)
 
-    def _race(self, part, n_iter, rng):
-        """What a flow of one block reaches, and what its later half gained, in nats."""
+    def _is_beaten(self, trial, rng):
+        """Whether the first fold alone shows that a flow will not be below mixtures.
+
+        It counts as shown where nobody wants to wait for more.
+        """
+        folds = self.folds[:1]
+        reached, gained = self._race("first start", RACE_ITERATIONS, rng, folds)
+        of_mixtures, _ = self._losses(trial.mixed[:1])
+        behind = reached[0] - torch.as_tensor(of_mixtures).to(reached[0])
+        mean, error = pooled(folds, [behind - RACE_HOPE * gained])
+        return self.interrupted or mean > CLEAR * error
+
+    def _race(self, part, n_iter, rng, folds):
+        """What rows lose by a flow of one block, and what its later half gained."""
         options = self._work.options
         options = replace(options, max_iter=min(n_iter, options.max_iter))
         scores = []
@@ -222,22 +242,32 @@ class Start:
             self._work.on_event(event)
 
         crew = replace(self._work, options=options, on_event=listen).crew(
-            self.folds, rng, share=RACE_SHARE, part=part
+            folds, rng, share=RACE_SHARE, part=part
         )
         crew.grow([math.inf])
         self.interrupted = crew.interrupted
         # What has begun to overfit will gain no more.
         if not scores or scores[-1] > min(scores):
-            return crew.nll, 0.0
-        return crew.nll, scores[(len(scores) - 1) // 2] - scores[-1]
+            return crew.losses, 0.0
+        return crew.losses, scores[(len(scores) - 1) // 2] - scores[-1]
 
     def _nll(self, preprocessings):
         """Mean negative log-likelihood of the held-out rows behind block 0."""
+        losses, shares = self._losses(preprocessings)
+        return np.average(losses, weights=shares)
+
+    def _losses(self, preprocessings):
+        """Negative log-likelihoods of the rows that splits hold out, and shares."""
         losses, shares = [], []
-        for one, (_, (X, weight)) in zip(preprocessings, self._splits, strict=True):
+        for one, (_, (X, weight)) in zip(preprocessings, self._splits, strict=False):
             losses.append(-one.log_density(X))
             shares.append(weight / weight.mean())
-        return np.average(np.concatenate(losses), weights=np.concatenate(shares))
+        return np.concatenate(losses), np.concatenate(shares)
+
+
+def _mean(folds, losses):
+    """Mean loss of the held-out rows of all folds."""
+    return pooled(folds, losses)[0]
 
 
 def active(preprocessing, X):

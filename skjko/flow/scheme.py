@@ -119,9 +119,9 @@ class Crew:
         return self._mean_nll(self.folds)
 
     @property
-    def nll(self):
-        """Mean negative log-likelihood of the held-out rows by the flow as it is."""
-        return self._mean_nll(self._behind(self.flows))
+    def losses(self):
+        """Negative log-likelihoods of the held-out rows by the flow, fold by fold."""
+        return [fold.nll for fold in self._behind(self.flows)]
 
     @property
     def records(self):

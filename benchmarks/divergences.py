@@ -55,7 +55,7 @@ def milliseconds(d, sizes, kind, batch):
     field = MLPField(d, sizes, "silu", generator=generator)
     rows = Rows(torch.randn(N_TEST, d, generator=generator), torch.ones(N_TEST))
     options = Options(divergence=kind, batch_size=batch)
-    trainer = BlockTrainer(field, rows, 1.0, options, generator)
+    trainer = BlockTrainer([field], [rows], 1.0, options, [generator])
     trainer.advance(2)
     times = []
     while len(times) < 15 and sum(times) < 10:

@@ -1,6 +1,6 @@
 """Memory of training on files: it does not grow with their rows. Linux only.
 
-    OMP_NUM_THREADS=1 python benchmarks/large.py
+    OMP_NUM_THREADS=1 python benchmarks/large.py [--rows 10000000 --scored 10000000]
 
 Every line is a process of its own that maps a float32 file of random rows into memory
 and trains two blocks on it, and then scores its rows. "Anonymous" is memory with no
@@ -26,7 +26,7 @@ from memory import processor
 
 from skjko import JKOFlowDensity
 
-N_COLUMNS, AT_ONCE, WIDTHS, N_SCORED = 20, 100_000, (32, 32), 300_000
+N_COLUMNS, AT_ONCE, WIDTHS = 20, 100_000, (32, 32)
 
 
 def write(path, n_rows):
@@ -68,7 +68,7 @@ class Watch(threading.Thread):
         )
 
 
-def child(path):
+def child(path, n_scored):
     X = np.load(path, mmap_mode="r")
     few = np.array(X[:2000])
     density = JKOFlowDensity(
@@ -78,24 +78,25 @@ def child(path):
     with Watch() as fit:
         density.fit(X)
     with Watch() as score:
-        density.score_samples(X[:N_SCORED])
+        density.score_samples(X[:n_scored])
     print(fit.peak, fit.seconds, score.peak, score.seconds)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 4 * 10**6])
+    parser.add_argument("--scored", type=int, default=300_000)
     parser.add_argument("--working-memory", type=int, nargs="+", default=[64, 1024])
     args = parser.parse_args()
     if args.child:
-        path, working_memory = args.child
+        path, working_memory, n_scored = args.child
         with sklearn.config_context(working_memory=int(working_memory)):
-            return child(path)
+            return child(path, int(n_scored))
     print(
         f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
         f"{N_COLUMNS} columns, 2 blocks of {WIDTHS} and 100 iterations, "
-        f"scores of {N_SCORED} rows\n"
+        f"scores of {args.scored} rows at most\n"
     )
     print(
         "| rows | file, MB | working_memory, MiB | fit: anonymous, MB | fit, s "
@@ -106,8 +107,8 @@ def main():
             path = Path(folder) / "X.npy"
             write(path, n_rows)
             for working_memory in args.working_memory:
-                child_args = ["--child", str(path), str(working_memory)]
-                command = [sys.executable, __file__, *child_args]
+                given = "--child", str(path), str(working_memory), str(args.scored)
+                command = [sys.executable, __file__, *given]
                 figures = map(float, subprocess.check_output(command).split())
                 cells = " | ".join(f"{figure:.0f}" for figure in figures)
                 size = path.stat().st_size / 1e6

@@ -220,7 +220,7 @@ def step_shares(args):
     for width in args.widths:
         generator = torch.Generator().manual_seed(0)
         field = MLPField(d, (width, width), "silu", generator=generator)
-        trainer = training.BlockTrainer(field, rows, 0.5, options, generator)
+        trainer = training.BlockTrainer([field], [rows], 0.5, options, [generator])
         step = seconds(lambda trainer=trainer: trainer.advance(5), 5) / 5
         operations = step_operations(n, d, width, n_evaluations, width)
         product = product_rate(n, width, width)

@@ -116,9 +116,12 @@ def test_the_exact_jko_step_between_gaussians(kind, mean, std, h):
         n_probes=2,
     )
     rows = Rows(x, torch.ones(64, dtype=x.dtype))
-    trainer = BlockTrainer(MLPField(1, ()).double(), rows, h, options, generator())
+    trainer = BlockTrainer(
+        [MLPField(1, ()).double()], [rows], h, options, [generator()]
+    )
     trainer.advance(300)
-    matrix, shift = trainer.average.linear.item(), trainer.average.out_bias.item()
+    field = trainer.averages[0]
+    matrix, shift = field.linear.item(), field.out_bias.item()
     growth = math.exp(matrix)
     end = mean * growth + shift * math.expm1(matrix) / matrix
     root = math.sqrt(std**2 + 4 * h * (h + 1))
@@ -181,7 +184,7 @@ def test_probes_stay_within_a_solve_and_change_between_solves(kind, monkeypatch)
     options = Options(
         max_iter=3, batch_size=16, n_ode_steps=4, divergence=kind, n_probes=2
     )
-    trainer = BlockTrainer(random_field(), rows, 1.0, options, generator())
+    trainer = BlockTrainer([random_field()], [rows], 1.0, options, [generator()])
     trainer.advance(3)
     # Four Runge-Kutta steps are many evaluations, but one draw.
     assert [probes.shape for probes in drawn] == [(2, 16, 3)] * 3

@@ -286,9 +286,9 @@ def train_affine(x, h, max_iter=300):
     )
     rows = Rows(x, torch.ones(len(x), dtype=x.dtype))
     field = MLPField(1, ()).double()
-    trainer = BlockTrainer(field, rows, h, options, generator())
+    trainer = BlockTrainer([field], [rows], h, options, [generator()])
     trainer.advance(max_iter)
-    return Block(trainer.average, h, 8), trainer
+    return Block(trainer.averages[0], h, 8), trainer
 
 
 @pytest.mark.parametrize("h", [0.2, 1.0, 4.0])
@@ -344,14 +344,14 @@ def solver_gap(error_weight, grid_jitter):
     )
     x = spiky(2000, seed=3)
     trainer = BlockTrainer(
-        MLPField(2, (64, 64), "fourier", 16.0, generator=generator(1)),
-        Rows(x, torch.ones(len(x))),
+        [MLPField(2, (64, 64), "fourier", 16.0, generator=generator(1))],
+        [Rows(x, torch.ones(len(x)))],
         math.inf,
         options,
-        generator(2),
+        [generator(2)],
     )
     trainer.advance(options.max_iter)
-    field = trainer.average.double()
+    field = trainer.averages[0].double()
     test = spiky(500, seed=30).double()
     grid = ode.integrate(field.dynamics(), test, ode.uniform_grid(2))
     tight = ode.integrate_adaptive(field.dynamics(), test, 1e-8, 1e-8)
@@ -421,10 +421,12 @@ def test_training_survives_rows_that_overflow():
     x = torch.full((50, 1), 1e30)
     rows = Rows(x, torch.ones(50))
     options = Options(max_iter=5, batch_size=50)
-    trainer = BlockTrainer(small_field(1, generator()), rows, 1.0, options, generator())
-    before = copy.deepcopy(trainer.average)
+    trainer = BlockTrainer(
+        [small_field(1, generator())], [rows], 1.0, options, [generator()]
+    )
+    before = copy.deepcopy(trainer.averages[0])
     trainer.advance(5)
-    for a, b in zip(before.parameters(), trainer.average.parameters(), strict=True):
+    for a, b in zip(before.parameters(), trainer.averages[0].parameters(), strict=True):
         assert torch.equal(a, b)
 
 

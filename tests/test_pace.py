@@ -100,7 +100,12 @@ def test_the_learning_rate_falls_with_the_time():
     pace = Pace(10**6, Deadline(100.0, clock))
     fold = crew(clock, 1.0).folds[0]
     trainer = BlockTrainer(
-        MLPField(2, (8,), "tanh"), fold.train, 1.0, Options(), torch.Generator(), pace
+        [MLPField(2, (8,), "tanh")],
+        [fold.train],
+        1.0,
+        Options(),
+        [torch.Generator()],
+        pace,
     )
     rates = []
     for now in (5.0, 50.0, 99.0):

@@ -46,7 +46,8 @@ def trainer(x, **options):
     rows = Rows(x, torch.ones(len(x)))
     field = MLPField(2, (16, 16), "tanh", generator=torch.Generator().manual_seed(0))
     options = Options(max_iter=100, batch_size=200, **options)
-    return BlockTrainer(field, rows, 1.0, options, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    return BlockTrainer([field], [rows], 1.0, options, [generator])
 
 
 def poisoned(monkeypatch, when, poison):
@@ -68,10 +69,10 @@ def test_an_iteration_that_explodes_is_undone(monkeypatch, X, poison):
     poisoned(monkeypatch, lambda i: i == 47, poison)
     one = trainer(x)
     one.advance(40)
-    kept = [p.clone() for p in one.average.parameters()]
+    kept = [p.clone() for p in one.averages[0].parameters()]
     one.advance(8)
     # Back at the weights of iteration 40, and on from there at half the rate.
-    for before, after in zip(kept, one.average.parameters(), strict=True):
+    for before, after in zip(kept, one.averages[0].parameters(), strict=True):
         torch.testing.assert_close(before, after, rtol=0, atol=0)
     assert one.n_rollbacks == 1
     assert not one.broken
@@ -88,7 +89,7 @@ def test_a_block_that_explodes_for_ever_is_given_up(monkeypatch, X):
     assert one.broken
     assert one.n_iter == 100
     assert np.isfinite(one.losses).all()
-    assert all(torch.isfinite(p).all() for p in one.average.parameters())
+    assert all(torch.isfinite(p).all() for p in one.averages[0].parameters())
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])

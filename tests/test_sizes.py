@@ -254,11 +254,11 @@ def test_batches_of_many_rows_come_from_all(monkeypatch):
     monkeypatch.setattr(training, "_MAX_SHUFFLED", 100)
     rows = Rows(torch.arange(101.0)[:, None], torch.ones(101))
     trainer = training.BlockTrainer(
-        torch.nn.Linear(1, 1),
-        rows,
+        [torch.nn.Linear(1, 1)],
+        [rows],
         1.0,
         training.Options(batch_size=20),
-        torch.Generator().manual_seed(0),
+        [torch.Generator().manual_seed(0)],
     )
     seen = torch.cat([trainer._next_batch().x for _ in range(100)]).ravel().int()
     counts = torch.bincount(seen, minlength=101)

@@ -19,19 +19,19 @@ class Fourier:
     @staticmethod
     def value(z):
         """Return the activations."""
-        return torch.cat([torch.sin(z), torch.cos(z)], 1)
+        return torch.cat([torch.sin(z), torch.cos(z)], -1)
 
     @staticmethod
     def value_and_slope(z):
         """Return activations and slopes."""
         s, c = torch.sin(z), torch.cos(z)
-        return torch.cat([s, c], 1), torch.cat([c, -s], 1), None
+        return torch.cat([s, c], -1), torch.cat([c, -s], -1), None
 
     @staticmethod
     def pull(value, slope, _, g_value, g_slope):
         """Return the gradient with respect to z."""
         both = g_value.mul_(slope).addcmul_(value, g_slope, value=-1)
-        first, second = both.chunk(2, 1)
+        first, second = both.chunk(2, -1)
         return first + second
 
 

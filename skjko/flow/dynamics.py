@@ -19,7 +19,8 @@ class TwoLayers:
     f = W3 s2(W2 s1(W1 x + b1 + t c) + b2) + b3 + A x,
     div f = s2' [mixing] s1' + tr A, with mixing = W2 * (W1 W3)'.
 
-    Called, it is like any dynamics.
+    Called, it is like any dynamics. Parameters may have a dimension in front, those of
+    a stack of fields; so have positions then, and all that comes of them.
 
     Parameters
     ----------
@@ -32,28 +33,34 @@ class TwoLayers:
     records = True
 
     def __init__(self, field, bias):
+        self._stacked = field.linear.ndim == 3
+        self._affine = torch.baddbmm if self._stacked else torch.addmm
         first = field.nonlinearity(0)
         mixing = field.weights[0] @ field.out_weight
         if first is Fourier:
-            mixing = torch.cat([mixing, mixing])
+            mixing = torch.cat([mixing, mixing], -2)
         last = field.time_weight
         self.tensors = (
-            bias,
+            self._of_rows(bias),
             field.weights[0],
             field.weights[1],
-            field.weights[1] * mixing.T,
-            field.biases[1],
+            field.weights[1] * mixing.mT,
+            self._of_rows(field.biases[1]),
             field.out_weight,
-            field.out_bias,
+            self._of_rows(field.out_bias),
             field.linear,
-            field.linear.trace(),
-            *(() if last is None else (last,)),
+            field.linear.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True),
+            *(() if last is None else (self._of_rows(last),)),
         )
         self._first, self._second = first, field.nonlinearity(1)
         _, w1, w2, mixing, b2, w3, b3, linear, trace = self.tensors[:9]
         # On few rows the number of operations is what an evaluation costs: what does
         # not change is worked out once a solve.
-        self._parts = w1.T, w2.T, mixing.T, b2, w3.T, b3, linear.T, trace
+        self._parts = w1.mT, w2.mT, mixing.mT, b2, w3.mT, b3, linear.mT, trace
+
+    def _of_rows(self, vector):
+        """A vector, or those of a stack, as what is added to every row."""
+        return vector.unsqueeze(-2) if self._stacked else vector
 
     def _bias(self, t):
         bias, *_, last = self.tensors
@@ -66,11 +73,11 @@ class TwoLayers:
     def record(self, t, x):
         """Return velocity, divergence, and what `pull` needs."""
         w1, w2, mixing, b2, w3, b3, linear, trace = self._parts
-        first = self._first.value_and_slope(torch.addmm(self._bias(t), x, w1))
-        second = self._second.value_and_slope(torch.addmm(b2, first[0], w2))
+        first = self._first.value_and_slope(self._affine(self._bias(t), x, w1))
+        second = self._second.value_and_slope(self._affine(b2, first[0], w2))
         mixed = first[1] @ mixing
         div = torch.linalg.vecdot(mixed, second[1]) + trace
-        v = torch.addmm(torch.addmm(b3, second[0], w3), x, linear)
+        v = self._affine(self._affine(b3, second[0], w3), x, linear)
         return v, div, (t, x, first, second, mixed)
 
     def pull(self, tape, g_v, g_div, grads):
@@ -81,29 +88,35 @@ class TwoLayers:
         tape : tuple
             Of one evaluation.
         g_v, g_div : Tensor
-            Gradients of the velocity (n, d) and the divergence (n,).
+            Gradients of the velocity (..., n, d) and the divergence (..., n).
         grads : list of Tensor
             Sums of gradients, one for each of `tensors`.
         """
         t, x, first, second, mixed = tape
         _, w1, w2, mixing, _, w3, _, linear = self.tensors[:8]
-        g_row = g_div[:, None]
+        g_row = g_div[..., None]
         g_z2 = self._second.pull(*second, g_v @ w3, mixed * g_row)
         g_mixed = second[1] * g_row
         g_z1 = self._first.pull(*first, g_z2 @ w2, g_mixed @ mixing)
-        g_bias = g_z1.sum(0)
-        grads[0].add_(g_bias if grads[0].ndim == 1 else g_z1)
-        grads[1].addmm_(g_z1.T, x)
-        grads[2].addmm_(g_z2.T, first[0])
-        grads[3].addmm_(g_mixed.T, first[1])
-        grads[4].add_(g_z2.sum(0))
-        grads[5].addmm_(g_v.T, second[0])
-        grads[6].add_(g_v.sum(0))
-        grads[7].addmm_(g_v.T, x)
-        grads[8].add_(g_div.sum())
+        g_bias = self._over_rows(g_z1)
+        grads[0].add_(g_bias if grads[0].shape == g_bias.shape else g_z1)
+        self._add_product(grads[1], g_z1, x)
+        self._add_product(grads[2], g_z2, first[0])
+        self._add_product(grads[3], g_mixed, first[1])
+        grads[4].add_(self._over_rows(g_z2))
+        self._add_product(grads[5], g_v, second[0])
+        grads[6].add_(self._over_rows(g_v))
+        self._add_product(grads[7], g_v, x)
+        grads[8].add_(g_div.sum(-1, keepdim=True))
         if len(grads) == 10:
             grads[9].add_(g_bias, alpha=t)
-        return torch.addmm(g_z1 @ w1, g_v, linear)
+        return self._affine(g_z1 @ w1, g_v, linear)
+
+    def _over_rows(self, gradient):
+        return gradient.sum(-2, keepdim=self._stacked)
+
+    def _add_product(self, total, gradient, rows):
+        self._affine(total, gradient.mT, rows, out=total)
 
 
 class Slowed:
@@ -175,8 +188,8 @@ class ConfinedDynamics:
         bent = square * radial
         # b is a multiple of bent (1 - 8/5 e).
         bent = torch.addcmul(bent, bent, e, value=-1.6).mul_(g_div)
-        along = along.sub_(bent, alpha=self._bend)[:, None]
-        across = (steep * g_div)[:, None]
+        along = along.sub_(bent, alpha=self._bend)[..., None]
+        across = (steep * g_div)[..., None]
         inner = torch.addcmul(g_v * column, across, x, value=self._rate)
         g_x = self._inside.pull(tape, inner, g_div * e, grads)
         g_x.addcmul_(along, x, value=self._rate)
@@ -189,5 +202,5 @@ class ConfinedDynamics:
         steep = square * q
         radial = torch.linalg.vecdot(x, v)
         div = torch.addcmul(div * e, steep, radial, value=self._rate)
-        column = e[:, None]
+        column = e[..., None]
         return v * column, div, (e, column, square, steep, radial)

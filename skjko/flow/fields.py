@@ -28,6 +28,9 @@ class VelocityField(nn.Module):
     divergence and the log-density lose their meaning.
     """
 
+    stacks = False
+    """Whether `dynamics` works for a stack of fields, too: see :func:`stack`."""
+
     def velocity(self, context=None):
         """Return `(t, x) -> (velocity, 0)`: the dynamics of positions alone."""
         return lambda t, x: (self(t, x, context), 0.0)
@@ -46,6 +49,28 @@ class VelocityField(nn.Module):
     def halves(self):
         """Return the fields that, one after the other, have the flow of this one."""
         return Part(self, 0.0, 0.5), Part(self, 0.5, 0.5)
+
+
+def stack(fields):
+    """Fields of the same form as one, whose parameters have a dimension in front.
+
+    Its dynamics move rows of shape (n_fields, n, d), those of every field by that field
+    alone. Only `dynamics` works, and only where the fields say that they stack.
+    """
+    stacked = copy.deepcopy(fields[0])
+    of_fields = (field.parameters() for field in fields)
+    for parameter, *parts in zip(stacked.parameters(), *of_fields, strict=True):
+        parameter.data = torch.stack([part.detach() for part in parts])
+    return stacked
+
+
+def unstack(stacked, n_fields):
+    """Return copies of the fields of a stack."""
+    fields = [copy.deepcopy(stacked) for _ in range(n_fields)]
+    for i, field in enumerate(fields):
+        for parameter in field.parameters():
+            parameter.data = parameter.detach()[i].clone()
+    return fields
 
 
 class MLPField(VelocityField):
@@ -143,6 +168,11 @@ class MLPField(VelocityField):
             else None
         )
 
+    @property
+    def stacks(self):
+        """Whether `dynamics` works for a stack of fields, too."""
+        return len(self.hidden_layer_sizes) == 2 and self.n_context == 0
+
     def _bias(self, context):
         """Bias of the first layer (of the output when there is none) at time zero."""
         bias = self.biases[0] if self.hidden_layer_sizes else self.out_bias
@@ -211,6 +241,11 @@ class Part(VelocityField):
         """Return `(t, x) -> (velocity, divergence)` for one solve."""
         return Slowed(self.field.dynamics(context), self.start, self.length)
 
+    @property
+    def stacks(self):
+        """Whether the field inside does."""
+        return self.field.stacks
+
     def halves(self):
         """Parts of the field inside, so that refining again does not nest."""
         half = self.length / 2
@@ -250,6 +285,11 @@ class Confined(VelocityField):
     def dynamics(self, context=None):
         """Return `(t, x) -> (velocity, divergence)` for one solve."""
         return ConfinedDynamics(self.field.dynamics(context), self._scale)
+
+    @property
+    def stacks(self):
+        """Whether the field inside does."""
+        return self.field.stacks
 
     def halves(self):
         """Halves of the field inside, confined to the same region."""

@@ -7,17 +7,17 @@ import math
 
 def potential(y):
     """V(y) = |y|^2 / 2 of the standard normal base, row by row."""
-    return 0.5 * y.square().sum(1)
+    return 0.5 * y.square().sum(-1)
 
 
 def negative_log_likelihood(y, log_det):
     """Row-wise -log p in nats, for base positions y of shape (n, d)."""
-    return potential(y) + 0.5 * y.shape[1] * math.log(2 * math.pi) - log_det
+    return potential(y) + 0.5 * y.shape[-1] * math.log(2 * math.pi) - log_det
 
 
 def squared_displacement(x, y):
     """|y - x|^2 row by row."""
-    return (y - x).square().sum(1)
+    return (y - x).square().sum(-1)
 
 
 def jko(x, y, log_det, step_size):

@@ -88,7 +88,7 @@ def _runge_kutta(dynamics, x, grid, with_error):
             k1, div1 = dynamics(t_next, x)
         if with_error:
             error = error + (div4 - div1).abs() * abs(h / 6)
-            error = error + (k4 - k1).square().sum(1) * (h / 6) ** 2
+            error = error + (k4 - k1).square().sum(-1) * (h / 6) ** 2
     return Solution(x, log_det, error if with_error else None)
 
 
@@ -137,7 +137,7 @@ def _pull_back(dynamics, stages, grid, g_x, g_log_det, g_error, grads):
     slips = []
     for i, h in enumerate(lengths if g_error is not None else ()):
         (k4, div4, _), (k1, div1, _) = stages[4 * i + 3 : 4 * i + 5]
-        g_v = (k4 - k1) * (g_error * (2 * (h / 6) ** 2))[:, None]
+        g_v = (k4 - k1) * (g_error * (2 * (h / 6) ** 2))[..., None]
         slips.append((g_v, (div4 - div1).sign() * g_error * abs(h / 6)))
     if slips:
         g_x = g_x + pull(4 * len(lengths), -slips[-1][0], -slips[-1][1])

@@ -73,7 +73,7 @@ class Muon:
     Parameters
     ----------
     parameters : list of Parameter
-        Matrices.
+        Matrices, or stacks of them.
     decay : float
         Weight decay, relative to the learning rate.
     """
@@ -95,7 +95,7 @@ class Muon:
                 p.mul_(1 - rate * self._decay)
             # As Nesterov's momentum, it looks ahead by the gradient at hand.
             direction = orthogonalized(p.grad.lerp(mean, self._MOMENTUM))
-            length = rate * math.sqrt(max(1.0, p.shape[0] / p.shape[1]))
+            length = rate * math.sqrt(max(1.0, p.shape[-2] / p.shape[-1]))
             p.add_(direction, alpha=-length)
 
     @property
@@ -109,19 +109,21 @@ class Muon:
 
 
 def orthogonalized(matrix):
-    """Return the matrix with all its singular values moved near one.
+    """Return the matrix, or those of a stack, with singular values moved near one.
 
     Five steps of a Newton-Schulz iteration: in each, a singular value s becomes
     a s + b s^3 + c s^5. Small ones grow by a factor of a, and none settles: those above
     0.002 of the Frobenius norm end between 0.68 and 1.21.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide / wide.norm().clamp(min=1e-7)
+    affine = torch.addmm if matrix.ndim == 2 else torch.baddbmm
+    is_tall = matrix.shape[-2] > matrix.shape[-1]
+    wide = matrix.mT if is_tall else matrix
+    x = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-7)
     for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = affine(x, affine(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
 
 
 def _copies(tensors):

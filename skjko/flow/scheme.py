@@ -34,7 +34,7 @@ from skjko.flow.history import (
 from skjko.flow.journal import Journal, Task
 from skjko.flow.pace import Deadline, Pace
 from skjko.flow.stage import Stage, confined
-from skjko.flow.training import BlockTrainer
+from skjko.flow.training import trainers
 
 EVEN = 1.25
 """Movements are even, and not reparameterized any more, within this ratio."""
@@ -356,18 +356,17 @@ class Crew:
         return (*step_sizes[: n - 1], step_sizes[-1])
 
     def _n_affordable(self, step_sizes, folds, fields, deadline):
-        generator = torch.Generator().manual_seed(0)
-        trainer = BlockTrainer(
-            confined(fields[0], folds[0].train),
-            folds[0].train,
-            step_sizes[0],
-            self.options,
-            generator,
+        generators = [torch.Generator().manual_seed(0) for _ in folds]
+        rows = [fold.train for fold in folds]
+        pilots = trainers(
+            confined(fields, folds), rows, step_sizes[0], self.options, generators
         )
-        trainer.advance(_N_WARM_UP)
+        for pilot in pilots:
+            pilot.advance(_N_WARM_UP)
         start = deadline.left
-        trainer.advance(_N_PILOT)
-        seconds = (start - deadline.left) / _N_PILOT * len(folds)
+        for pilot in pilots:
+            pilot.advance(_N_PILOT)
+        seconds = (start - deadline.left) / _N_PILOT
         if seconds == 0:
             return len(step_sizes)
         return int(deadline.left / (seconds * _LEAST_ITERATIONS))

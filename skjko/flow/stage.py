@@ -12,7 +12,7 @@ from skjko.flow.fields import Confined
 from skjko.flow.flow import Block
 from skjko.flow.fold import movement, pooled
 from skjko.flow.journal import Outcome
-from skjko.flow.training import BlockTrainer
+from skjko.flow.training import trainers
 
 # A reparameterized block corrects its step size so often, in this share of its
 # iterations, by the movement of so many rows; then it settles at the last one.
@@ -26,9 +26,10 @@ _SLACK, _N_PROBES, _MAX_STEPS = 10.0, 512, 32
 _NOISE = 2.0
 
 
-def confined(velocity_field, rows):
-    """The field, faded out beyond the farthest of the rows it is trained on."""
-    return Confined(velocity_field, 1.25 * rows.radius)
+def confined(velocity_fields, folds):
+    """The fields, faded out beyond the farthest of all rows they are trained on."""
+    radius = 1.25 * max(fold.train.radius for fold in folds)
+    return [Confined(field, radius) for field in velocity_fields]
 
 
 def _solved(velocity_field, step_size, options, fold):
@@ -57,12 +58,10 @@ class Stage:
     def __init__(self, folds, fields, step_size, options, generators, pace):
         self.folds, self.step_size, self.options = folds, step_size, options
         self.pace = pace
-        self.trainers = [
-            BlockTrainer(
-                confined(f, fold.train), fold.train, step_size, options, g, pace
-            )
-            for f, fold, g in zip(fields, folds, generators, strict=True)
-        ]
+        rows = [fold.train for fold in folds]
+        self.trainers = trainers(
+            confined(fields, folds), rows, step_size, options, generators, pace
+        )
         self.fields, self.n_iter, self.scores = None, 0, []
 
     def train(self, report, planned=None, parents=None, steering=None):
@@ -161,7 +160,7 @@ class Stage:
             step_size=self.step_size,
             n_iter=self.n_iter,
             n_planned=self.n_planned,
-            n_minibatches=sum(trainer.n_iter for trainer in self.trainers),
+            n_minibatches=sum(trainer.n_minibatches for trainer in self.trainers),
             losses=self.trainers[0].losses[: self.n_iter],
             scores=self.scores,
             seconds=seconds,
@@ -195,7 +194,7 @@ class Stage:
     @property
     def averages(self):
         """Running averages of the fields in training, one a fold."""
-        return [trainer.average for trainer in self.trainers]
+        return [field for trainer in self.trainers for field in trainer.averages]
 
     def _movement(self):
         """Root mean square movement of (some) training rows by the fields so far."""

@@ -1,4 +1,8 @@
-"""Training of one block by the JKO objective, on rows pushed through those before."""
+"""Training of one block by the JKO objective, on rows pushed through those before.
+
+It may be trained on several folds at once, by fields of their own that share nothing
+but the operations: on few rows, one of these takes little longer for three fields.
+"""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -9,9 +13,10 @@ from functools import partial
 
 import torch
 
-from skjko.flow import divergence, objective, ode
+from skjko.flow import divergence, fields, objective, ode
 from skjko.flow.optimizers import Adam, Muon
 from skjko.flow.pace import Pace
+from skjko.flow.rows import Rows
 
 # Of more rows batches are drawn with replacement: shuffled numbers of all would take
 # memory, and in so many rows few of them meet again.
@@ -53,7 +58,7 @@ class Options:
     max_rollbacks: int = 8
 
 
-def _optimizers(parameters, n_features, options):
+def _optimizers(parameters, n_features, n_fields, options):
     """Pairs of an optimizer and its share of the learning rate.
 
     Muon for matrices between hidden layers (larger than d both ways), Adam for the
@@ -61,7 +66,8 @@ def _optimizers(parameters, n_features, options):
     """
     hidden, rest = [], []
     for p in parameters:
-        is_hidden = options.muon and p.ndim == 2 and min(p.shape) > n_features
+        is_matrix = p.ndim == 2 + (n_fields > 1)
+        is_hidden = options.muon and is_matrix and min(p.shape[-2:]) > n_features
         (hidden if is_hidden else rest).append(p)
     ratio = options.muon_rate
     muon = [(Muon(hidden, options.alpha / ratio), ratio)] if hidden else []
@@ -78,36 +84,54 @@ def _settle_allocator():
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
-class BlockTrainer:
-    """Training of one block on the JKO objective; `advance` runs some iterations.
+def trainers(velocity_fields, rows, step_size, options, generators, pace=None):
+    """Return trainers of a block on some folds: one of all folds, or one for each.
 
-    The learning rate warms up and falls along a cosine to zero, as the pace says (by
-    default that of `max_iter` iterations). Beside the weights in training stands their
-    running average, which is the block's field.
+    Parameters
+    ----------
+    velocity_fields : list of VelocityField
+        Of the same form and, if they are confined, to the same region.
+    rows : list of Rows
+    step_size : float
+    options : Options
+    generators : list of torch.Generator
+    pace : Pace, optional
     """
+    if _may_stack(velocity_fields, rows, options):
+        return [
+            BlockTrainer(velocity_fields, rows, step_size, options, generators, pace)
+        ]
+    of_folds = zip(velocity_fields, rows, generators, strict=True)
+    return [
+        BlockTrainer([field], [own], step_size, options, [generator], pace)
+        for field, own, generator in of_folds
+    ]
 
-    def __init__(self, velocity_field, rows, step_size, options, generator, pace=None):
-        self.step_size = step_size
-        self.options = options
-        self._pace = pace or Pace(options.max_iter)
-        self.average = copy.deepcopy(velocity_field).requires_grad_(False)
-        self.losses = []
-        self.n_iter = 0
-        self.n_rollbacks = 0
-        self._field = copy.deepcopy(velocity_field).requires_grad_(True)
-        self._parameters = list(self._field.parameters())
-        self._rows = rows
-        self._generator = generator
+
+def _may_stack(velocity_fields, rows, options):
+    # Estimates of the divergence know nothing of stacks, and a column that one fold
+    # moves may be constant in another.
+    return (
+        options.divergence == "exact"
+        and all(field.stacks for field in velocity_fields)
+        and len({own.x.shape[1] for own in rows}) == 1
+    )
+
+
+class _Batches:
+    """Random batches of rows, without end."""
+
+    def __init__(self, rows, size, generator):
+        self._rows, self._size, self._generator = rows, size, generator
         self._order = iter(())
-        _settle_allocator()
-        self._optimizers = _optimizers(self._parameters, rows.x.shape[1], options)
 
-    def _next_batch(self):
+    def next(self):
+        """Return the next batch."""
         batch = next(self._order, None)
         if batch is None:
             # Without replacement within an epoch; an incomplete last batch is left for
             # the next shuffle, so that all batches weigh the same.
-            n, size = len(self._rows), min(self.options.batch_size, len(self._rows))
+            n, size = len(self._rows), self._size
             if n > _MAX_SHUFFLED:
                 numbers = torch.randint(n, (size,), generator=self._generator)
             else:
@@ -117,6 +141,77 @@ class BlockTrainer:
             )
             batch = next(self._order)
         return self._rows.take(batch.to(self._rows.x.device))
+
+
+class BlockTrainer:
+    """Training of one block on the JKO objective; `advance` runs some iterations.
+
+    The learning rate warms up and falls along a cosine to zero, as the pace says (by
+    default that of `max_iter` iterations). Beside the weights in training stands their
+    running average, which is the block's field.
+
+    Parameters
+    ----------
+    velocity_fields : list of VelocityField
+        One for every fold; several have to stack.
+    rows : list of Rows
+        Of every fold.
+    step_size : float
+    options : Options
+    generators : list of torch.Generator
+        One for every fold. Where the solver's steps end is the same on all of them, and
+        so are the learning rate and what is undone when one of them explodes.
+    pace : Pace, optional
+    """
+
+    def __init__(
+        self, velocity_fields, rows, step_size, options, generators, pace=None
+    ):
+        self.step_size = step_size
+        self.options = options
+        self._pace = pace or Pace(options.max_iter)
+        self.losses = []
+        self.n_iter = 0
+        self.n_rollbacks = 0
+        self._n_fields = len(velocity_fields)
+        if self._n_fields == 1:
+            self._field = copy.deepcopy(velocity_fields[0])
+        else:
+            self._field = fields.stack(velocity_fields)
+        self._average = copy.deepcopy(self._field).requires_grad_(False)
+        self._field.requires_grad_(True)
+        self._parameters = list(self._field.parameters())
+        size = min(options.batch_size, *map(len, rows))
+        self._batches = [
+            _Batches(own, size, generator)
+            for own, generator in zip(rows, generators, strict=True)
+        ]
+        self._generator = generators[0]
+        _settle_allocator()
+        n_features = rows[0].x.shape[1]
+        self._optimizers = _optimizers(
+            self._parameters, n_features, self._n_fields, options
+        )
+
+    @property
+    def averages(self):
+        """Running averages of the fields, one for every fold."""
+        if self._n_fields == 1:
+            return [self._average]
+        return fields.unstack(self._average, self._n_fields)
+
+    @property
+    def n_minibatches(self):
+        """Batches so far, of all folds."""
+        return self.n_iter * self._n_fields
+
+    def _next_batch(self):
+        """Return a batch, or those of all folds with a dimension in front."""
+        batches = [one.next() for one in self._batches]
+        if len(batches) == 1:
+            return batches[0]
+        x, weight = zip(*((one.x, one.weight) for one in batches), strict=True)
+        return Rows(torch.stack(x), torch.stack(weight))
 
     def _grid(self):
         n, jitter = self.options.n_ode_steps, self.options.grid_jitter
@@ -143,14 +238,19 @@ class BlockTrainer:
         return self._field.dynamics_with(estimate, batch.context)
 
     def loss(self, batch):
-        """Return the mean JKO objective of a batch, guarded against the solver."""
+        """Return the mean JKO objective of every fold, guarded against the solver."""
         o = self.options
         solution = ode.integrate(
             self._dynamics(batch), batch.x, self._grid(), with_error=True
         )
         value = objective.jko(batch.x, solution.y, solution.log_det, self.step_size)
         value = value + o.error_weight * solution.error
-        return torch.dot(value, batch.weight) / batch.weight.sum()
+        return self._mean(value, batch)
+
+    def _mean(self, value, batch):
+        """Weighted mean over the rows of every fold."""
+        total = torch.linalg.vecdot(value, batch.weight)
+        return (total / batch.weight.sum(-1)).reshape(self._n_fields)
 
     def advance(self, n_iter):
         """Run `n_iter` iterations, falling back where one explodes."""
@@ -166,47 +266,60 @@ class BlockTrainer:
         return self.n_rollbacks > self.options.max_rollbacks
 
     def _iterate(self, batch):
-        """One step; return the loss before it, or the last one if it has exploded."""
+        """One step; return the first fold's loss before it."""
         if self.n_iter % self.options.keep_every == 0:
             self._keep()
-        loss = self.loss(batch)
+        losses = self.loss(batch)
         for parameter in self._parameters:
             parameter.grad = None
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self._parameters, self.options.max_grad_norm
-        )
-        if not torch.isfinite(norm) or loss.item() > self._bound(batch):
+        # No field has a part in the others' losses.
+        losses.sum().backward()
+        losses, bounds = losses.detach(), self._bounds(batch)
+        # A comparison with NaN is false.
+        is_sound = torch.isfinite(self._clip()) & (losses <= bounds)
+        if not is_sound.all():
             self._fall_back()
-            return self.losses[-1] if self.losses else self._bound(batch)
+            return self.losses[-1] if self.losses else bounds[0].item()
         rate = self._learning_rate() * 0.5**self.n_rollbacks
         for optimizer, ratio in self._optimizers:
             optimizer.step(ratio * rate)
         # Short runs average less: the start must be forgotten.
         keep = min(self.options.averaging, (self.n_iter + 2) / (self.n_iter + 11))
         torch._foreach_lerp_(
-            list(self.average.parameters()),
+            list(self._average.parameters()),
             [p.detach() for p in self._parameters],
             1 - keep,
         )
-        return loss.item()
+        return losses[0].item()
 
-    def _bound(self, batch):
-        """A loss that no block on its way has: well above that of not moving."""
-        still = torch.dot(objective.potential(batch.x), batch.weight) / len(batch)
-        return 10 * (still.item() + batch.x.shape[1])
+    def _clip(self):
+        """Shorten the gradient of every field that is too long; return the lengths."""
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        of_fields = [grad.reshape(self._n_fields, -1) for grad in grads]
+        lengths = sum(torch.linalg.vecdot(part, part) for part in of_fields).sqrt()
+        largest = self.options.max_grad_norm
+        if (lengths > largest).any():
+            shares = (largest / lengths).clamp(max=1.0)
+            for grad in grads:
+                grad.mul_(shares.reshape(-1, *[1] * (grad.ndim - 1)))
+        return lengths
+
+    def _bounds(self, batch):
+        """Losses that no block on its way has: well above those of not moving."""
+        still = self._mean(objective.potential(batch.x), batch)
+        return 10 * (still + batch.x.shape[-1])
 
     def _keep(self):
         """Keep the weights to fall back on."""
-        fields = self._field.state_dict(), self.average.state_dict()
+        weights = self._field.state_dict(), self._average.state_dict()
         states = [optimizer.state for optimizer, _ in self._optimizers]
-        self._kept = copy.deepcopy(fields), states
+        self._kept = copy.deepcopy(weights), states
 
     def _fall_back(self):
         """Return to the weights that were kept, and go on at half the rate."""
         (field, average), states = self._kept
         self._field.load_state_dict(field)
-        self.average.load_state_dict(average)
+        self._average.load_state_dict(average)
         for (optimizer, _), state in zip(self._optimizers, states, strict=True):
             optimizer.state = state
         self.n_rollbacks += 1

@@ -125,17 +125,18 @@ class RosenblattMap:
         return moved, np.concatenate(log_det) if log_det else np.zeros(0)
 
     def _forward(self, x):
-        z, logs = torch.empty_like(x), self._log_weights.expand(len(x), -1).clone()
+        z, logs = torch.empty_like(x), self._log_weights
         for j, y in enumerate(self._standardized(x)):
-            shares = _shares(logs)
-            z[:, j] = _normal_score(logs, shares, y, torch.linalg.vecdot(shares, y))
-            self._extend(logs, j, y)
+            shares = _shares(logs).expand_as(y)
+            about = torch.linalg.vecdot(shares, y)
+            z[:, j] = _normal_score(logs.expand_as(y), shares, y, about)
+            logs = self._extended(logs, j, y)
         return z, objective.negative_log_likelihood(z, -_log_sum(logs))
 
     def _relative(self, x):
-        logs = self._log_weights.expand(len(x), -1).clone()
+        logs = self._log_weights
         for j, y in enumerate(self._standardized(x)):
-            self._extend(logs, j, y)
+            logs = self._extended(logs, j, y)
         return x, objective.negative_log_likelihood(x, -_log_sum(logs))
 
     def _standardized(self, x):
@@ -144,19 +145,24 @@ class RosenblattMap:
             inverse = self._inverse[j, : j + 1]
             yield torch.addmm(-self._offset[j], x[:, : j + 1], inverse)
 
-    def _extend(self, logs, j, y):
-        """Add to the log-densities of the parts those of one more column."""
-        logs.add_(self._log_slopes[j]).addcmul_(y, y, value=-0.5)
+    def _extended(self, logs, j, y):
+        """Log-densities of the parts with those of one more column: no new tensor.
+
+        Only before the first column they are the same for all rows.
+        """
+        if j == 0:
+            return torch.addcmul(logs + self._log_slopes[j], y, y, value=-0.5)
+        return logs.add_(self._log_slopes[j]).addcmul_(y, y, value=-0.5)
 
     def _backward(self, z):
-        x, logs = torch.zeros_like(z), self._log_weights.expand(len(z), -1).clone()
+        x, logs = torch.zeros_like(z), self._log_weights
         for j in range(z.shape[1]):
             # y = slope x_j + shift, for every part.
             shift = torch.addmm(-self._offset[j], x[:, :j], self._inverse[j, :j])
             near = self._near(z[:, 0].contiguous()) if j == 0 else None
             x[:, j] = _quantile(logs, self._slopes[j], shift, z[:, j], near)
             y = torch.addcmul(shift, x[:, j, None], self._slopes[j])
-            self._extend(logs, j, y)
+            logs = self._extended(logs, j, y)
         return x, x.new_zeros(len(x))
 
     def _near(self, z):
@@ -179,8 +185,7 @@ class RosenblattMap:
         """Normal scores, and the first column's quantiles there, padded twice."""
         scores = torch.linspace(-_LAST_KNOT, _LAST_KNOT, _N_KNOTS).double()
         shift = (-self._offset[0]).expand(_N_KNOTS, -1)
-        logs = self._log_weights.expand_as(shift)
-        quantiles = _quantile(logs, self._slopes[0], shift, scores)
+        quantiles = _quantile(self._log_weights, self._slopes[0], shift, scores)
         ends = quantiles.new_full((2,), math.inf)
         return scores, torch.cat([-ends, quantiles, ends])
 
@@ -239,7 +244,7 @@ def _quantile(logs, slopes, shift, z, near=None):
     """
     of_parts = (z[:, None] - shift) / slopes
     low, high = of_parts.amin(1), of_parts.amax(1)
-    shares = _shares(logs)
+    logs, shares = logs.expand_as(shift), _shares(logs).expand_as(shift)
     solution = torch.linalg.vecdot(shares, of_parts)
     if near is not None:
         solution = near[1]

@@ -123,14 +123,22 @@ def test_gradients_written_by_hand_match_finite_differences(
     assert torch.autograd.gradcheck(solve, (x, *field.parameters()))
 
 
-def test_only_a_solve_whose_gradients_are_wanted_is_recorded():
-    field, x = random_field(3, (4, 6)), normal(3, 3)
-    for wanted in (False, True):
-        field.requires_grad_(wanted)
-        y = ode.integrate(field.dynamics(), x, (0.0, 1.0)).y
-        assert y.requires_grad == wanted
-    field.requires_grad_(False)
-    assert ode.integrate(field.dynamics(), x.requires_grad_(), (0.0, 1.0)).y.grad_fn
+@pytest.mark.parametrize("of_field", [False, True])
+@pytest.mark.parametrize("of_rows", [False, True])
+def test_only_a_solve_whose_gradients_are_wanted_is_recorded(
+    monkeypatch, of_field, of_rows
+):
+    recorded, pull = [], ode._Recorded.apply
+
+    def apply(*args):
+        recorded.append(args)
+        return pull(*args)
+
+    monkeypatch.setattr(ode._Recorded, "apply", apply)
+    field = random_field(3, (4, 6)).requires_grad_(of_field)
+    x = normal(3, 3).requires_grad_(of_rows)
+    y = ode.integrate(field.dynamics(), x, (0.0, 1.0)).y
+    assert len(recorded) == y.requires_grad == (of_field or of_rows)
 
 
 def test_a_recorded_solve_frees_what_it_holds():

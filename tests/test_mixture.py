@@ -418,11 +418,33 @@ def test_more_time_later_does_not_change_where_the_flow_starts(n):
     np.testing.assert_array_equal(once.mixture_map_.means, parts)
 
 
-def test_an_interrupted_choice_leaves_a_model(monkeypatch):
+@pytest.mark.parametrize(
+    "truth, n_folds",
+    [(datasets.moons(), [1]), (datasets.skewed_copula(2), [1, 3])],
+    ids=["far ahead", "not far ahead"],
+)
+def test_the_first_fold_speaks_for_all_where_mixtures_are_far_ahead(
+    monkeypatch, truth, n_folds
+):
+    raced, race = [], start.Start._race
+
+    def seen(self, part, n_iter, rng, folds):
+        raced.append(len(folds))
+        return race(self, part, n_iter, rng, folds)
+
+    monkeypatch.setattr(start.Start, "_race", seen)
+    density = quick(mixture_map="auto", max_iter=100, hidden_layer_sizes=(32, 32))
+    density.set_params(marginal_map=None).fit(truth.sample(300, random_state=0))
+    # A longer race may follow.
+    assert raced[:2] == n_folds
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+def test_an_interrupted_choice_leaves_a_model(monkeypatch, n):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    X = clusters(1500)
+    X = clusters(n)
     # The first block that is trained is that of the race.
     monkeypatch.setattr("skjko.flow.stage.Stage.train", interrupted)
     with pytest.warns(match="interrupted"):

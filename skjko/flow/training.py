@@ -1,7 +1,7 @@
 """Training of one block by the JKO objective, on rows pushed through those before.
 
 It may be trained on several folds at once, by fields of their own that share nothing
-but the operations: on few rows, one of these takes little longer for three fields.
+but the operations: on few rows, three fields take about as long together as two alone.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause

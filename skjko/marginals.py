@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from skjko import columns
-from skjko.mixture import choose_mixture
+from skjko.growth import choose_mixtures
 from skjko.rosenblatt import RosenblattMap
 
 # A column is looked at more closely if its values seem to lack this much of a normal
@@ -81,20 +81,27 @@ def choose_marginal_mixtures(X, weight, gaussian_of, work=LARGEST_WORK):
     gaussian = gaussian_of(X, weight)
     # Rows in random order: the first of them are held out.
     order = np.random.RandomState(0).permutation(n)
-    found = []
+    weight = weight[order]
+    normal = _LEAST_NEGENTROPY + _TIMES_ROWS / n
+    which, values = [], []
     for j in np.flatnonzero(~columns.in_flat(gaussian)):
-        u = ((X[:, j] - gaussian.mean_[j]) / gaussian.scale_[j])[order, np.newaxis]
-        if _negentropy(u[:, 0], weight[order]) < _LEAST_NEGENTROPY + _TIMES_ROWS / n:
-            continue
-        mixture, _ = choose_mixture(u, weight[order], work)
-        if len(mixture.weights) > 1:
-            found.append((j, RosenblattMap.of(mixture)))
-    if not found:
+        u = ((X[:, j] - gaussian.mean_[j]) / gaussian.scale_[j])[order]
+        if _negentropy(u, weight) >= normal:
+            which.append(j)
+            values.append(u[:, np.newaxis])
+    if not which:
         return None
-    which, maps = zip(*found, strict=True)
-    which = np.array(which)
+    chosen = choose_mixtures(np.stack(values), weight, work)
+    maps = {
+        j: RosenblattMap.of(mixture)
+        for j, (mixture, _) in zip(which, chosen, strict=True)
+        if len(mixture.weights) > 1
+    }
+    if not maps:
+        return None
+    which = np.array(list(maps))
     return MarginalMixtures(
-        which, gaussian.mean_[which], gaussian.scale_[which], list(maps)
+        which, gaussian.mean_[which], gaussian.scale_[which], list(maps.values())
     )
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from skjko import chunks, columns, splitting
+from skjko.growth import choose_mixture
 from skjko.marginals import MarginalMixtures
-from skjko.mixture import choose_mixture
 from skjko.rosenblatt import RosenblattMap, normal_logpdf
 
 # A column whose spread is below this share of its magnitude is constant: the digits

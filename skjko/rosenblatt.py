@@ -30,6 +30,7 @@ _N_STEPS = 100
 _N_KNOTS, _LAST_KNOT = 385, 6.0
 # Numbers, rows times parts, that are worked on together.
 _CHUNK_VALUES = 2**17
+_ONE = torch.ones((), dtype=torch.float64)
 
 
 def normal_logpdf(Z):
@@ -68,6 +69,7 @@ class RosenblattMap:
         self._slopes = torch.tensor(slopes.T.copy())
         self._log_slopes = self._slopes.log() - 0.5 * math.log(2 * math.pi)
         self._log_weights = torch.tensor(np.log(weights))
+        self._shares = _shares(self._log_weights)
 
     @classmethod
     def of(cls, mixture):
@@ -116,9 +118,11 @@ class RosenblattMap:
         for start in range(0, len(rows), size):
             # A tensor of its own: results would depend on where in memory rows are.
             x = torch.tensor(rows[start : start + size])
-            increment = x.new_zeros(len(x))
             near = (x.abs() <= _FARTHEST).all(1)
-            if near.any():
+            if near.all():
+                x, increment = function(x)
+            else:
+                increment = x.new_zeros(len(x))
                 x[near], increment[near] = function(x[near])
             moved[start : start + size] = x.numpy()
             log_det.append(increment.numpy())
@@ -127,7 +131,7 @@ class RosenblattMap:
     def _forward(self, x):
         z, logs = torch.empty_like(x), self._log_weights
         for j, y in enumerate(self._standardized(x)):
-            shares = _shares(logs).expand_as(y)
+            shares = self._shares.expand_as(y) if j == 0 else _shares(logs)
             about = torch.linalg.vecdot(shares, y)
             z[:, j] = _normal_score(logs.expand_as(y), shares, y, about)
             logs = self._extended(logs, j, y)
@@ -219,15 +223,15 @@ def _normal_score(logs, shares, y, about):
     sum. Whether it is positive, `about` may tell.
     """
     # The nearer tail is the one that is small, and exact.
-    side = torch.where(about < 0, -1.0, 1.0).to(y)
+    side = torch.copysign(_ONE, about)
     tail = _tail(shares, side, y)
-    wrong = (tail > _SMALL_TAIL).nonzero()[:, 0]
-    if len(wrong):
+    wrong = tail > _SMALL_TAIL
+    if wrong.any():
         side[wrong] = -side[wrong]
         tail[wrong] = _tail(shares[wrong], side[wrong], y[wrong])
     z = -side * torch.special.ndtri(tail)
-    far = (tail < _LEAST_PROBABILITY).nonzero()[:, 0]
-    if len(far):
+    far = tail < _LEAST_PROBABILITY
+    if far.any():
         tails = torch.special.log_ndtr(-side[far, None] * y[far])
         logs = logs[far].log_softmax(-1)
         nearest = ndtri_exp((logs + tails).logsumexp(1).numpy())

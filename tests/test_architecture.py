@@ -31,6 +31,7 @@ FLOORS = {
     "skjko.lattice": 2,
     "skjko.metrics": 0,
     "skjko.mixture": 0,
+    "skjko.growth": 1,
     "skjko.rosenblatt": 1,
     "skjko.marginals": 2,
     "skjko.preprocessing": 3,

@@ -14,8 +14,9 @@ from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 
-from skjko import JKOFlowDensity, datasets, metrics, mixture, start
-from skjko.mixture import Mixture, choose_mixture
+from skjko import JKOFlowDensity, datasets, growth, metrics, mixture, start
+from skjko.growth import choose_mixture, choose_mixtures
+from skjko.mixture import Mixture
 from skjko.preprocessing import Preprocessing
 from skjko.rosenblatt import RosenblattMap
 from tests.helpers import quick
@@ -194,9 +195,18 @@ def moments(one):
     return mean, within + (one.weights * centred.T) @ centred
 
 
+def levels(X, weight, n_levels):
+    """Mixtures of one table that grow, at most so many."""
+    grown, found = growth._Growth(X[None, None], weight[None], 1.0), []
+    while len(grown.tables) and len(found) < n_levels:
+        found.append(grown.children.single())
+        grown.go_on([0])
+    return found
+
+
 def test_a_split_leaves_mean_and_covariance():
     one = some_mixture(3, 4, 0)
-    halves, prior = mixture._split(one)
+    halves, prior = mixture.split(one)
     assert len(halves.weights) == 6
     for before, after in zip(moments(one), moments(halves), strict=True):
         assert_allclose(after, before, atol=1e-12)
@@ -211,7 +221,7 @@ def test_iterations_never_lose_what_they_maximize():
     one = some_mixture(3, 2, 0)
     X, weight = drawn_from(one, 200, 1), np.random.RandomState(2).rand(200) + 0.1
     rows, before = 5.0, -math.inf
-    here, prior = mixture._split(mixture._split(one)[0])
+    here, prior = mixture.split(mixture.split(one)[0])
     for _ in range(30):
         precisions = np.linalg.inv(here.covariances)
         penalty = rows * (
@@ -228,14 +238,11 @@ def test_iterations_never_lose_what_they_maximize():
 def test_weights_are_repetitions():
     X = drawn_from(some_mixture(3, 2, 0), 100, 1)
     counts = np.random.RandomState(2).randint(1, 4, 100)
-    pairs = zip(
-        mixture._grow(X, counts.astype(float), 1.0),
-        mixture._grow(np.repeat(X, counts, axis=0), np.ones(counts.sum()), 1.0),
-        strict=True,
-    )
-    for _, ((_, a), (_, b)) in zip(range(4), pairs, strict=False):
-        a, b = (one.mixture.log_density(X) for one in (a, b))
-        assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    weighted = levels(X, counts.astype(float), 4)
+    repeated = levels(np.repeat(X, counts, axis=0), np.ones(counts.sum()), 4)
+    assert len(weighted[-1].weights) > 4
+    for a, b in zip(weighted, repeated, strict=True):
+        assert_allclose(a.log_density(X), b.log_density(X), rtol=1e-6, atol=1e-6)
 
 
 def test_the_statistics_do_not_depend_on_the_chunks(monkeypatch):
@@ -288,6 +295,61 @@ def test_growth_passes_by_levels_that_gain_nothing(name, seed):
     assert len(chosen.weights) > 16
 
 
+@pytest.mark.parametrize("n, work", [(301, math.inf), (301, 3e7), (1500, math.inf)])
+def test_tables_side_by_side_are_as_if_alone(n, work):
+    # A Gaussian, clusters, and a spike with a few rows around it.
+    rng = np.random.RandomState(0)
+    spike = np.where(rng.rand(n, 2) < 0.9, 1e-3, 1.0) * rng.standard_normal((n, 2))
+    tables = np.stack(
+        [
+            rng.standard_normal((n, 2)),
+            datasets.eight_gaussians().sample(n, random_state=0) / 3,
+            spike / spike.std(axis=0),
+        ]
+    )
+    weight = rng.rand(n) + 0.5
+    together = choose_mixtures(tables, weight, work)
+    alone = [choose_mixture(X, weight, work) for X in tables]
+    n_parts = {len(one.weights) for one, _ in together}
+    assert len(n_parts) > 1
+    for X, (a, is_grown), (b, alone_is_grown) in zip(
+        tables, together, alone, strict=True
+    ):
+        assert is_grown == alone_is_grown
+        assert (a.weights > 0).all()
+        assert_allclose(a.weights, b.weights, rtol=1e-9)
+        assert_allclose(a.log_density(X), b.log_density(X), rtol=1e-7, atol=1e-7)
+
+
+def test_filled_up_rows_and_parts_change_nothing():
+    one, other = some_mixture(3, 2, 0), some_mixture(2, 2, 1)
+    X, weight = drawn_from(one, 50, 1), np.random.RandomState(0).rand(50)
+    filled = [np.concatenate([a, b[:1]]) for a, b in zip(one, other, strict=True)]
+    filled[0][-1] = 0
+    rows = np.concatenate([X, X[:1]])
+    a = mixture._expectation(X, weight, one)
+    b = mixture._expectation(rows, np.append(weight, 0.0), Mixture(*filled))
+    assert_allclose(a[0], b[0], rtol=1e-12)
+    assert_allclose(a[1], b[1][:3], rtol=1e-12)
+    assert (b[1][3] < 1e-30).all()
+
+
+def test_parts_without_rows_lose_their_weight_on_their_table_alone():
+    X = np.random.RandomState(0).standard_normal((2, 1, 100, 1))
+    X[1] += np.where(np.arange(100) < 30, 20, 0)[:, np.newaxis]
+    means = np.broadcast_to([[0.0], [20.0]], (2, 1, 2, 1))
+    here = Mixture(np.full((2, 1, 2), 0.5), means, np.ones((2, 1, 2, 1, 1)))
+    start = mixture.Settled(here, here.covariances)
+    both = mixture.settle(X, np.ones((1, 100)), start, 1.0, 15)
+    assert both.n_parts.tolist() == [[1], [2]]
+    assert_allclose(both.mixture.weights[:, 0], [[1, 0], [0.7, 0.3]], atol=1e-9)
+    one = mixture.settle(X[:1], np.ones((1, 100)), start.of([0]), 1.0, 15)
+    assert one.mixture.weights.tolist() == [[[1.0]]]
+    # Where no part has rows, none is left.
+    few = mixture.settle(X[:1, :, :1], np.full((1, 1), 0.5), start.of([0]), 1.0, 15)
+    assert few.n_parts.tolist() == [[0]]
+
+
 @pytest.mark.parametrize("n, some_work", [(300, 3e7), (3000, 3e8)])
 def test_growth_ends_with_the_work(n, some_work):
     X = datasets.checkerboard().sample(n, random_state=0)
@@ -305,8 +367,8 @@ def test_few_rows_keep_the_shape_of_their_parent():
     # be a part of next to no volume.
     rng = np.random.RandomState(0)
     X = rng.standard_normal((60, 5)) * [1, 0.3, 0.3, 0.3, 0.01]
-    for _, chosen in list(mixture._grow(X, np.ones(60), 1.0))[:5]:
-        values = np.linalg.eigvalsh(chosen.mixture.covariances)
+    for chosen in levels(X, np.ones(60), 5):
+        values = np.linalg.eigvalsh(chosen.covariances)
         assert (values[:, 0] > 1e-5).all()
 
 
@@ -373,14 +435,14 @@ def test_growth_looks_at_a_part_of_many_rows(monkeypatch):
     # A tenth of the rows grows, and all of them settle what has grown.
     looked_at = set()
 
-    def seen(X, *args, settle=mixture._settle):
-        looked_at.add(len(X))
+    def seen(X, *args, settle=growth.settle):
+        looked_at.add(X.shape[-2])
         return settle(X, *args)
 
-    monkeypatch.setattr(mixture, "_settle", seen)
-    monkeypatch.setattr(mixture, "_GROWING_ROWS", 500)
-    monkeypatch.setattr(mixture, "_ROWS_PER_PART", 50)
-    monkeypatch.setattr(mixture, "_ROWS_PER_COLUMN", 0)
+    monkeypatch.setattr(growth, "settle", seen)
+    monkeypatch.setattr(growth, "_GROWING_ROWS", 500)
+    monkeypatch.setattr(growth, "_ROWS_PER_PART", 50)
+    monkeypatch.setattr(growth, "_ROWS_PER_COLUMN", 0)
     truth = datasets.eight_gaussians()
     X, T = truth.sample(8000, random_state=0), truth.sample(4000, random_state=1)
     chosen, _ = choose_mixture(X / X.std(), np.ones(8000))

@@ -8,7 +8,7 @@ import numpy as np
 
 from skjko import columns
 from skjko.growth import choose_mixtures
-from skjko.rosenblatt import RosenblattMap
+from skjko.rosenblatt import RosenblattMap, SingleColumns
 
 # A column is looked at more closely if its values seem to lack this much of a normal
 # column's entropy, in nats: that of n rows, from 100 to 4000, rarely seems to.
@@ -35,14 +35,20 @@ class MarginalMixtures:
 
     def __init__(self, columns, centre, width, maps):
         self.columns, self.centre, self.width, self.maps = columns, centre, width, maps
+        # Those of about as many parts are worked on at once: on few rows the number of
+        # operations is what they cost, on many rows that of the parts.
+        sizes = np.array([len(one.weights).bit_length() for one in maps])
+        self._groups = [
+            (which, SingleColumns([maps[i] for i in which]))
+            for which in (np.flatnonzero(sizes == size) for size in np.unique(sizes))
+        ]
 
     def forward(self, X):
         """Map rows; return them and log|det dy/dx| of every row."""
         Y, log_det = X.copy(), np.full(len(X), -np.log(self.width).sum())
-        u = columns.in_widths(X, self)
-        for j, column, one in zip(self.columns, u.T, self.maps, strict=True):
-            y, increment = one.forward(column[:, np.newaxis])
-            Y[:, j] = y[:, 0]
+        U = columns.in_widths(X, self)
+        for which, group in self._groups:
+            Y[:, self.columns[which]], increment = group.forward(U[:, which])
             log_det += increment
         return Y, log_det
 

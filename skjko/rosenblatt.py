@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from scipy.special import ndtri_exp
+from sklearn.utils import gen_batches
 
 from skjko.flow import objective, threads
 
@@ -194,6 +195,54 @@ class RosenblattMap:
         return scores, torch.cat([-ends, quantiles, ends])
 
 
+class SingleColumns:
+    """Maps of single columns that have nothing to do with each other, forward at once.
+
+    Parameters
+    ----------
+    maps : list of RosenblattMap
+        Of one column each. What some have less parts than others is filled up.
+    """
+
+    def __init__(self, maps):
+        n_parts = max(len(one.weights) for one in maps)
+
+        def filled(tensors, value):
+            parts = [t.new_full((n_parts,), value) for t in tensors]
+            for part, t in zip(parts, tensors, strict=True):
+                part[: len(t)] = t
+            return torch.stack(parts)
+
+        # What is filled up is like the wide part, of no weight.
+        self._slopes = filled([one._slopes[0] for one in maps], 1.0)
+        self._offset = filled([one._offset[0] for one in maps], 0.0)
+        self._log_weights = filled([one._log_weights for one in maps], -math.inf)
+        self._shares = filled([one._shares for one in maps], 0.0)
+        self._log_densities = (
+            self._log_weights + self._slopes.log() - 0.5 * math.log(2 * math.pi)
+        )
+
+    @threads.fork_safe()
+    def forward(self, U):
+        """Map rows; return them and log|det dz/du| of every row, in nats."""
+        Z, log_det = np.empty(U.shape), np.empty(len(U))
+        for where in gen_batches(len(U), max(1, _CHUNK_VALUES // self._slopes.numel())):
+            u = torch.tensor(U[where])
+            near = u.abs() <= _FARTHEST
+            z, increment = self._forward(torch.where(near, u, 0.0))
+            Z[where] = torch.where(near, z, u).numpy()
+            log_det[where] = torch.where(near, increment, 0.0).sum(1).numpy()
+        return Z, log_det
+
+    def _forward(self, u):
+        y = torch.addcmul(-self._offset, u[..., None], self._slopes)
+        shares = self._shares.expand_as(y)
+        about = torch.linalg.vecdot(shares, y)
+        z = _normal_score(self._log_weights.expand_as(y), shares, y, about)
+        logs = torch.addcmul(self._log_densities, y, y, value=-0.5)
+        return z, _log_sum(logs) + 0.5 * z.square() + 0.5 * math.log(2 * math.pi)
+
+
 def _ratios(logs):
     """Exponentials relative to the largest, which is one; and the largest logarithm."""
     largest = logs.amax(-1, keepdim=True)
@@ -212,8 +261,8 @@ def _shares(logs):
 
 def _tail(shares, side, y):
     """Mean of Phi(-side y) over the parts."""
-    y = (y * (side * math.sqrt(0.5))[:, None]).clamp_(-_FAR_TAIL, _FAR_TAIL)
-    return y.erfc_().mul_(shares).sum(1) / 2
+    y = (y * (side * math.sqrt(0.5))[..., None]).clamp_(-_FAR_TAIL, _FAR_TAIL)
+    return y.erfc_().mul_(shares).sum(-1) / 2
 
 
 def _normal_score(logs, shares, y, about):

@@ -69,6 +69,33 @@ def test_the_map_is_the_distribution_function():
     np.testing.assert_allclose(log_det, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_columns_at_once_are_as_if_each_were_alone():
+    # Of 2 to 130 parts, and values beyond all of them.
+    rng = np.random.default_rng(0)
+    maps = [
+        RosenblattMap.of(
+            Mixture(
+                rng.dirichlet(np.ones(n)),
+                3 * rng.standard_normal((n, 1)),
+                rng.exponential(size=(n, 1, 1)),
+            )
+        )
+        for n in (2, 4, 3, 130, 70, 5)
+    ]
+    U = rng.standard_normal((300, 6)) * np.r_[np.ones(290), np.full(10, 20.0)][:, None]
+    U[0], U[1, ::2], U[2] = 30.0, 1e80, -1e300
+    one = MarginalMixtures(np.arange(6), np.zeros(6), np.ones(6), maps)
+    Y, log_det = one.forward(U)
+    alone = [each.forward(u[:, np.newaxis]) for each, u in zip(maps, U.T, strict=True)]
+    expected = np.column_stack([y for y, _ in alone])
+    np.testing.assert_allclose(Y, expected, rtol=1e-12, atol=1e-13)
+    total = sum(increment for _, increment in alone)
+    np.testing.assert_allclose(log_det, total, rtol=1e-11, atol=1e-11)
+    # Nor does a row know of others.
+    few = one.forward(U[:7])
+    np.testing.assert_array_equal(few[0], Y[:7])
+
+
 @pytest.mark.parametrize(("centre", "width"), [(0.0, 1.0), (-3e5, 1e-4), (1e-7, 1e8)])
 def test_the_map_inverts(centre, width):
     one = known(centre, width)

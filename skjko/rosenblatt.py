@@ -31,7 +31,6 @@ _N_STEPS = 100
 _N_KNOTS, _LAST_KNOT = 385, 6.0
 # Numbers, rows times parts, that are worked on together.
 _CHUNK_VALUES = 2**17
-_ONE = torch.ones((), dtype=torch.float64)
 
 
 def normal_logpdf(Z):
@@ -201,7 +200,7 @@ class SingleColumns:
     Parameters
     ----------
     maps : list of RosenblattMap
-        Of one column each. What some have less parts than others is filled up.
+        Of one column each. Those that have fewer parts than others are filled up.
     """
 
     def __init__(self, maps):
@@ -218,9 +217,8 @@ class SingleColumns:
         self._offset = filled([one._offset[0] for one in maps], 0.0)
         self._log_weights = filled([one._log_weights for one in maps], -math.inf)
         self._shares = filled([one._shares for one in maps], 0.0)
-        self._log_densities = (
-            self._log_weights + self._slopes.log() - 0.5 * math.log(2 * math.pi)
-        )
+        log_slopes = filled([one._log_slopes[0] for one in maps], 0.0)
+        self._log_densities = self._log_weights + log_slopes
 
     @threads.fork_safe()
     def forward(self, U):
@@ -240,7 +238,7 @@ class SingleColumns:
         about = torch.linalg.vecdot(shares, y)
         z = _normal_score(self._log_weights.expand_as(y), shares, y, about)
         logs = torch.addcmul(self._log_densities, y, y, value=-0.5)
-        return z, _log_sum(logs) + 0.5 * z.square() + 0.5 * math.log(2 * math.pi)
+        return z, objective.negative_log_likelihood(z[..., None], -_log_sum(logs))
 
 
 def _ratios(logs):
@@ -272,7 +270,7 @@ def _normal_score(logs, shares, y, about):
     sum. Whether it is positive, `about` may tell.
     """
     # The nearer tail is the one that is small, and exact.
-    side = torch.copysign(_ONE, about)
+    side = torch.ones_like(about).copysign_(about)
     tail = _tail(shares, side, y)
     wrong = tail > _SMALL_TAIL
     if wrong.any():

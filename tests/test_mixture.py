@@ -151,6 +151,11 @@ def test_rows_far_out_stay_finite_and_come_back():
     assert np.isfinite(Z).all()
     assert np.isfinite(log_det).all()
     assert_allclose(one.inverse(Z), X, rtol=1e-9)
+    # As well where there are no others.
+    alone, increment = one.forward(X[-1:])
+    assert_allclose(alone, X[-1:])
+    assert increment.tolist() == [0]
+    assert_allclose(one.inverse(X[-1:]), X[-1:])
 
 
 def test_gaps_are_no_wider_than_the_wide_part_lets_them():

@@ -106,24 +106,29 @@ def gaussian(X, weight):
 
 
 def settle(X, weight, start, strength, n_iter):
-    """Iterate, with covariances shrunk to the prior; tables stop one by one.
+    """Iterate, with covariances shrunk to the prior; every fold stops by itself.
 
     Parts that few rows belong to lose their weight: where there are no others, all do.
     """
     rows = strength * (X.shape[-1] + 2)
     (mixture, prior), settled = start, [array.copy() for array in start.mixture]
     moving, before = np.arange(len(X)), -math.inf
+    # Tables are left when all their folds have stopped; until then those stay as is.
+    goes_on = np.ones(X.shape[:2], bool)
     for left in reversed(range(n_iter)):
         loglik, statistics = _expectation(of_tables(X, moving), weight, mixture)
         alive = statistics[..., 0] > _LEAST_ROWS
-        mixture = _maximization(statistics, prior[moving], rows, alive)
-        is_lost = ~alive.any(axis=-1).all(axis=1)
-        stops = (loglik - before < _TOL).all(axis=1) | is_lost | (left == 0)
+        found = _maximization(statistics, prior[moving], rows, alive)
+        for array, new in zip(mixture, found, strict=True):
+            new[~goes_on] = array[~goes_on]
+        mixture = found
+        goes_on = goes_on & alive.any(axis=-1) & (loglik - before >= _TOL)
+        stops = ~goes_on.any(axis=1) | (left == 0)
         for whole, array in zip(settled, mixture, strict=True):
             whole[moving[stops]] = array[stops]
         if stops.all():
             break
-        moving, before = moving[~stops], loglik[~stops]
+        moving, before, goes_on = moving[~stops], loglik[~stops], goes_on[~stops]
         mixture = Mixture(*(array[~stops] for array in mixture))
     return Settled(Mixture(*settled), prior).of(slice(None))
 

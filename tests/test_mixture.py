@@ -326,6 +326,23 @@ def test_tables_side_by_side_are_as_if_alone(n, work):
         assert_allclose(a.log_density(X), b.log_density(X), rtol=1e-7, atol=1e-7)
 
 
+def test_every_fold_stops_by_itself():
+    # In clusters it is sooner clear what belongs where than in one cloud.
+    near, far = drawn_from(some_mixture(4, 2, 0, apart=0.3), 200, 1), np.zeros((200, 2))
+    far[::2] = 4
+    X = np.stack([near, far + np.random.RandomState(0).standard_normal((200, 2))])
+    weight = np.ones((2, 200))
+    together = mixture.gaussian(X[None], weight)
+    alone = [mixture.gaussian(rows[None, None], weight[:1]) for rows in X]
+    together = mixture.settle(X[None], weight, mixture.split(together.mixture), 1.0, 15)
+    for i, one in enumerate(alone):
+        rows, halves = X[None, i : i + 1], mixture.split(one.mixture)
+        one = mixture.settle(rows, weight[:1], halves, 1.0, 15)
+        assert_allclose(
+            together.mixture.means[0, i], one.mixture.means[0, 0], rtol=1e-9
+        )
+
+
 def test_filled_up_rows_and_parts_change_nothing():
     one, other = some_mixture(3, 2, 0), some_mixture(2, 2, 1)
     X, weight = drawn_from(one, 50, 1), np.random.RandomState(0).rand(50)

@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import math
 from functools import partial
 from numbers import Integral
 
@@ -10,7 +11,7 @@ import numpy as np
 from skjko import fitting
 from skjko.columns import choose_marginal_map
 from skjko.flow import devices, fields, history, schedule
-from skjko.flow.training import Options
+from skjko.flow.training import Options, enough_iterations
 from skjko.marginals import LARGEST_WORK, choose_marginal_mixtures
 from skjko.splitting import CROSS_VALIDATION_ROWS
 
@@ -149,11 +150,15 @@ def _marginals(p):
 
 def _options(p, n_samples):
     batch_size, max_iter = p.batch_size, p.max_iter
-    if max_iter == "auto":
-        max_iter = 200 if n_samples < 2 * CROSS_VALIDATION_ROWS else 500
     if batch_size == "auto":
         largest = 1000 if p.n_features_in_ <= 3 else 500
         batch_size = min(n_samples, max(128, min(largest, n_samples // 16)))
+    if max_iter == "auto":
+        # Who sets a limit wants what can be had in that time.
+        most = 2000 if p.time_limit is None else math.inf
+        max_iter = max(500, min(enough_iterations(n_samples, batch_size), most))
+        if n_samples < 2 * CROSS_VALIDATION_ROWS:
+            max_iter = 200
     # Small samples overfit, sooner by Muon, and do not recover; on large ones a pause
     # may be the learning rate's, which a later iteration makes good.
     by_size = {"n_evaluations": 10, "patience": 5}

@@ -58,7 +58,7 @@ def test_parts_of_a_deadline():
     assert Pace(10, whole).progress(0) == 1.0
 
 
-def crew(clock, seconds, held_out=True, max_iter=10**6):
+def crew(clock, seconds, held_out=True, max_iter=10**6, batch_size=100):
     def rows(n, seed):
         x = torch.tensor(moons().sample(n, random_state=seed), dtype=torch.float32)
         return Rows(x, torch.ones(n))
@@ -69,7 +69,7 @@ def crew(clock, seconds, held_out=True, max_iter=10**6):
     return scheme.Crew(
         [fold],
         lambda d, g: MLPField(d, (16, 16), "tanh", generator=g),
-        Options(max_iter=max_iter, batch_size=100, patience=100),
+        Options(max_iter=max_iter, batch_size=batch_size, patience=100),
         [torch.Generator().manual_seed(0)],
         deadline=Deadline(seconds, clock),
     )
@@ -150,13 +150,24 @@ def test_a_limit_that_does_not_bind_changes_nothing():
     )
 
 
-@pytest.mark.parametrize("seconds, n_blocks", [(50.0, 1), (1e4, 2), (1e6, 3)])
-def test_little_time_is_spent_on_few_blocks(seconds, n_blocks):
+# Ten seconds an iteration, and 400 of them a block.
+@pytest.mark.parametrize(
+    "seconds, batch_size, n_blocks",
+    [
+        (50.0, 100, 1),
+        (1e4, 100, 2),
+        (1e6, 100, 3),
+        # 25 passes over 500 rows are 3125 iterations.
+        (1e4, 4, 1),
+        (7e4, 4, 2),
+    ],
+)
+def test_little_time_is_spent_on_few_blocks(seconds, batch_size, n_blocks):
     class Working(Clock):
         """Moves by ten seconds every iteration, and only then."""
 
     clock = Working()
-    limited = crew(clock, seconds)
+    limited = crew(clock, seconds, batch_size=batch_size)
     sizes = (0.5, 1.0, math.inf)
     original = BlockTrainer.advance
 
@@ -169,3 +180,22 @@ def test_little_time_is_spent_on_few_blocks(seconds, n_blocks):
         fields = [limited.new_field(2, limited.generators[0])]
         made = limited._affordable(sizes, limited.folds, fields)
     assert made == (*sizes[: n_blocks - 1], math.inf)
+
+
+@pytest.mark.parametrize(
+    "n, settings, n_iter",
+    [
+        (1200, {}, 200),
+        (2500, {}, 500),
+        # 25 passes, in batches of 500.
+        (12_000, {}, 600),
+        (2000, {"batch_size": 24}, 2000),
+        (2000, {"batch_size": 24, "time_limit": 1e9}, 2083),
+    ],
+)
+def test_many_rows_are_all_seen_often_enough(n, settings, n_iter):
+    X = np.random.RandomState(0).standard_normal((n, 4))
+    density = JKOFlowDensity(
+        max_blocks=1, hidden_layer_sizes=(2, 2), early_stopping=False, **settings
+    )
+    assert density.fit(X).n_iter_ == n_iter

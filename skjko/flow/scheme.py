@@ -34,7 +34,7 @@ from skjko.flow.history import (
 from skjko.flow.journal import Journal, Task
 from skjko.flow.pace import Deadline, Pace
 from skjko.flow.stage import Stage, confined
-from skjko.flow.training import trainers
+from skjko.flow.training import enough_iterations, trainers
 
 EVEN = 1.25
 """Movements are even, and not reparameterized any more, within this ratio."""
@@ -47,8 +47,9 @@ _LEAST_GAIN = {GROW: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
 # A block that was best after no more than this share of its iterations learned noise.
 _EARLY = 0.6
 
-# With little time, few blocks that are trained for so many iterations each are better
-# than many that are not; a pilot of a few iterations tells how many there is time for.
+# With little time, few blocks that are trained for so many iterations each, or more on
+# many rows, are better than many that are not; a pilot of a few iterations tells how
+# many there is time for.
 _LEAST_ITERATIONS, _N_WARM_UP, _N_PILOT = 400, 2, 4
 
 
@@ -369,7 +370,11 @@ class Crew:
         seconds = (start - deadline.left) / _N_PILOT
         if seconds == 0:
             return len(step_sizes)
-        return int(deadline.left / (seconds * _LEAST_ITERATIONS))
+        n_rows = max(map(len, rows))
+        least = max(
+            _LEAST_ITERATIONS, enough_iterations(n_rows, self.options.batch_size)
+        )
+        return int(deadline.left / (seconds * least))
 
     def _pace(self, n_left, planned=None):
         """Pace of the next of so many blocks that share the time of the round."""

@@ -22,6 +22,10 @@ from skjko.flow.rows import Rows
 # memory, and in so many rows few of them meet again.
 _MAX_SHUFFLED = 2**22
 
+# How often a block sees every row before more iterations, or another block in their
+# place, pay less: see `benchmarks/NOTES.md`.
+_N_EPOCHS = 25
+
 
 @dataclass(frozen=True)
 class Options:
@@ -56,6 +60,11 @@ class Options:
     # block may fall back, each time to half the learning rate, before it is given up.
     keep_every: int = 20
     max_rollbacks: int = 8
+
+
+def enough_iterations(n_rows, batch_size):
+    """Iterations in which a block sees as many rows often enough to have learned."""
+    return _N_EPOCHS * n_rows // min(batch_size, n_rows)
 
 
 def _optimizers(parameters, n_features, n_fields, options):

@@ -17,8 +17,10 @@ from skjko.splitting import CROSS_VALIDATION_ROWS
 
 # What mixtures may take of the time, or in seconds where that has no limit, on a
 # machine that does so many operations a second: two cores do. They take as much only
-# where that pays on held-out rows, and then a flow behind them gains little.
+# where that pays on held-out rows. In more seconds than the last they would only double
+# again, for less than a flow behind them gains in that time.
 _MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.55, 120.0, 6e10
+_MOST_MIXTURE_SECONDS = 240.0
 # ... and those of single columns, together, of what mixtures may take.
 _COLUMNS_SHARE = 0.1
 
@@ -132,7 +134,7 @@ def _mixture_work(p):
         return 0.0
     seconds = _MIXTURE_SECONDS
     if p.time_limit is not None:
-        seconds = _MIXTURE_SHARE * p.time_limit
+        seconds = min(_MIXTURE_SHARE * p.time_limit, _MOST_MIXTURE_SECONDS)
     return _RATE * seconds
 
 

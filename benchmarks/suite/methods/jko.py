@@ -14,9 +14,6 @@ from skjko import JKOFlowDensity
 
 from .tuning import thinned, tune
 
-# As many iterations as there is time for, within these where there is no limit.
-MANY, ENOUGH = 100_000, 1500
-
 
 def trials(n_features):
     """Settings to choose from, the defaults first."""
@@ -55,10 +52,9 @@ class Flow:
 def limited(settings, share):
     """Settings under which a fit is done by the deadline `share`."""
     if not math.isfinite(share):
-        return {"max_iter": ENOUGH, **settings}
+        return settings
     # A limit is about that of the training: what is before and after takes time too.
-    left = max(0.9 * (share - perf_counter()), 0.1)
-    return {"max_iter": MANY, "time_limit": left, **settings}
+    return {"time_limit": max(0.9 * (share - perf_counter()), 0.1), **settings}
 
 
 def fit(train, val, deadline, n_trials, seed):

@@ -15,6 +15,7 @@ from skjko.flow.fold import Fold
 from skjko.flow.pace import Deadline, Pace
 from skjko.flow.rows import Rows
 from skjko.flow.training import BlockTrainer, Options
+from skjko.settings import _RATE, _mixture_work
 
 
 class Clock:
@@ -201,3 +202,12 @@ def test_many_rows_are_all_seen_often_enough(n, d, settings, n_iter):
         max_blocks=1, hidden_layer_sizes=(2, 2), early_stopping=False, **settings
     )
     assert density.fit(X).n_iter_ == n_iter
+
+
+def test_a_long_limit_gives_mixtures_no_more_than_some_minutes():
+    hour = 3600.0
+    work = [
+        _mixture_work(JKOFlowDensity(time_limit=limit))
+        for limit in (hour / 60, hour, 10 * hour)
+    ]
+    assert work[0] < work[1] == work[2] <= _RATE * hour / 10

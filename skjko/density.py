@@ -147,9 +147,8 @@ class JKOFlowDensity(
 
     max_iter : int or "auto", default="auto"
         Largest number of minibatch iterations of every block. "auto" is 200 below 2000
-        rows, 500 from there on, and more where these are less than 25 passes over the
-        rows: as many as make 25, but without a `time_limit` no more than 2000, and none
-        more in up to three columns.
+        rows and 500 from there on; with a `time_limit` it is 25 passes over the rows if
+        these are more than 500.
 
     time_limit : float or None, default=None
         Seconds that `fit` may take, about; None for no limit. What time is left is

@@ -2,7 +2,6 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-import math
 from functools import partial
 from numbers import Integral
 
@@ -152,17 +151,15 @@ def _marginals(p):
 
 def _options(p, n_samples):
     batch_size, max_iter = p.batch_size, p.max_iter
-    # In few columns mixtures are soon as good as more iterations: the rose comes to the
-    # same in a quarter of the time.
-    largest, most = (1000, 500) if p.n_features_in_ <= 3 else (500, 2000)
-    if p.time_limit is not None:
-        most = math.inf
     if batch_size == "auto":
+        largest = 1000 if p.n_features_in_ <= 3 else 500
         batch_size = min(n_samples, max(128, min(largest, n_samples // 16)))
     if max_iter == "auto":
-        max_iter = max(500, min(enough_iterations(n_samples, batch_size), most))
-        if n_samples < 2 * CROSS_VALIDATION_ROWS:
-            max_iter = 200
+        max_iter = 200 if n_samples < 2 * CROSS_VALIDATION_ROWS else 500
+        # Who sets a limit wants what can be had in that time. Without one, few would
+        # wait so long for what many tables gain by it.
+        if p.time_limit is not None and n_samples >= 2 * CROSS_VALIDATION_ROWS:
+            max_iter = max(max_iter, enough_iterations(n_samples, batch_size))
     # Small samples overfit, sooner by Muon, and do not recover; on large ones a pause
     # may be the learning rate's, which a later iteration makes good.
     by_size = {"n_evaluations": 10, "patience": 5}

@@ -147,8 +147,8 @@ class JKOFlowDensity(
 
     max_iter : int or "auto", default="auto"
         Largest number of minibatch iterations of every block. "auto" is 200 below 2000
-        rows and 500 from there on; with a `time_limit` it is 25 passes over the rows if
-        these are more than 500.
+        rows and 500 from there on; there a `time_limit` makes it 25 passes over the
+        rows, if these are more.
 
     time_limit : float or None, default=None
         Seconds that `fit` may take, about; None for no limit. What time is left is

@@ -151,19 +151,20 @@ def _marginals(p):
 
 def _options(p, n_samples):
     batch_size, max_iter = p.batch_size, p.max_iter
+    is_small = n_samples < 2 * CROSS_VALIDATION_ROWS
     if batch_size == "auto":
         largest = 1000 if p.n_features_in_ <= 3 else 500
         batch_size = min(n_samples, max(128, min(largest, n_samples // 16)))
     if max_iter == "auto":
-        max_iter = 200 if n_samples < 2 * CROSS_VALIDATION_ROWS else 500
+        max_iter = 200 if is_small else 500
         # Who sets a limit wants what can be had in that time. Without one, few would
         # wait so long for what many tables gain by it.
-        if p.time_limit is not None and n_samples >= 2 * CROSS_VALIDATION_ROWS:
+        if p.time_limit is not None and not is_small:
             max_iter = max(max_iter, enough_iterations(n_samples, batch_size))
     # Small samples overfit, sooner by Muon, and do not recover; on large ones a pause
     # may be the learning rate's, which a later iteration makes good.
     by_size = {"n_evaluations": 10, "patience": 5}
-    if n_samples < 2 * CROSS_VALIDATION_ROWS:
+    if is_small:
         by_size = {"n_evaluations": 10, "patience": 3}
     if n_samples < CROSS_VALIDATION_ROWS:
         by_size = {"n_evaluations": 20, "patience": 3, "muon": False}

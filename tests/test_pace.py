@@ -153,22 +153,24 @@ def test_a_limit_that_does_not_bind_changes_nothing():
 
 # Ten seconds an iteration, and 400 of them a block.
 @pytest.mark.parametrize(
-    "seconds, batch_size, n_blocks",
+    "seconds, batch_size, max_iter, n_blocks",
     [
-        (50.0, 100, 1),
-        (1e4, 100, 2),
-        (1e6, 100, 3),
+        (50.0, 100, 10**6, 1),
+        (1e4, 100, 10**6, 2),
+        (1e6, 100, 10**6, 3),
         # 25 passes over 500 rows are 3125 iterations.
-        (1e4, 4, 1),
-        (7e4, 4, 2),
+        (1e4, 4, 10**6, 1),
+        (7e4, 4, 10**6, 2),
+        # What no block does takes no time.
+        (1e4, 4, 100, 2),
     ],
 )
-def test_little_time_is_spent_on_few_blocks(seconds, batch_size, n_blocks):
+def test_little_time_is_spent_on_few_blocks(seconds, batch_size, max_iter, n_blocks):
     class Working(Clock):
         """Moves by ten seconds every iteration, and only then."""
 
     clock = Working()
-    limited = crew(clock, seconds, batch_size=batch_size)
+    limited = crew(clock, seconds, max_iter=max_iter, batch_size=batch_size)
     sizes = (0.5, 1.0, math.inf)
     original = BlockTrainer.advance
 

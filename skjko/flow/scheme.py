@@ -370,10 +370,10 @@ class Crew:
         seconds = (start - deadline.left) / _N_PILOT
         if seconds == 0:
             return len(step_sizes)
-        n_rows = max(map(len, rows))
-        least = max(
-            _LEAST_ITERATIONS, enough_iterations(n_rows, self.options.batch_size)
-        )
+        o = self.options
+        enough = enough_iterations(max(map(len, rows)), o.batch_size)
+        # A block that has few of them to do leaves its time to others.
+        least = max(_LEAST_ITERATIONS, min(enough, o.max_iter))
         return int(deadline.left / (seconds * least))
 
     def _pace(self, n_left, planned=None):

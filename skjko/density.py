@@ -143,7 +143,9 @@ class JKOFlowDensity(
         rows on.
 
     alpha : float, default=0.0
-        Decoupled weight decay.
+        Decoupled weight decay of all matrices. Where a block was at its best early in
+        its training, since it learned noise, at least 0.5 is tried as well, with twice
+        the learning rate, in a free block in place of the others.
 
     max_iter : int or "auto", default="auto"
         Largest number of minibatch iterations of every block. "auto" is 200 below 2000
@@ -237,10 +239,11 @@ class JKOFlowDensity(
         JKO objective of every iteration, round after round and block after block.
 
     history_ : list of Bunch
-        One for every round of training, with `round` ("grow", "reparameterize" or
-        "refine"), whether it was `accepted`, the `step_sizes`, `movements`,
-        `validation_scores` and `n_iter_per_block` of the flow that it made, and its
-        `n_minibatches`, with those of dropped blocks and of cross-validation.
+        One for every round of training, with `round` ("grow", "regularize",
+        "reparameterize" or "refine"), whether it was `accepted`, the `step_sizes`,
+        `movements`, `validation_scores` and `n_iter_per_block` of the flow that it
+        made, and its `n_minibatches`, with those of dropped blocks and of
+        cross-validation.
 
     validation_scores_ : ndarray of shape (n_blocks_ + 1,) or None
         Mean log-density of the held-out rows, in nats and data units, after block 0 and

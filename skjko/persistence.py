@@ -4,10 +4,11 @@ The file has what a fit cannot be rebuilt without: the parameters, the whitening
 weights of the blocks, and what was recorded while they were trained. Everything else is
 worked out from that, as `fit` does, so that a file cannot contradict itself.
 
-Format version 3 is described by the functions of this module, of `parameters.py` and of
+Format version 4 is described by the functions of this module, of `parameters.py` and of
 `shelf.py`, in pairs: what one of them puts into the file the other one takes out. A
 change of what is in the file needs a new version, and a reader that still understands
-the old ones: version 1 had no mixtures, version 2 none of single columns.
+the old ones: version 1 had no mixtures, version 2 none of single columns, version 3 no
+regularized rounds.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -38,7 +39,7 @@ from skjko.shelf import Shelf, put_blocks, take_blocks
 from skjko.support import Support
 from skjko.table import KNOWN, Table
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 # What a file has of every block of a round, an array for each attribute of BlockRecord.
 # Its losses and its validation score are told apart, for they are many, or none.
@@ -51,7 +52,12 @@ _LEAST_DEVIATION, _LARGEST_DEVIATION = 1e-6, 1e12
 # Kinds of marginal maps.
 _TAILS, _MIXTURES = _MARGINALS = ("tails", "mixtures")
 
-_ROUNDS = (history.GROW, history.REPARAMETERIZE, history.REFINE)
+_ROUNDS = (
+    history.GROW,
+    history.REGULARIZE,
+    history.REPARAMETERIZE,
+    history.REFINE,
+)
 
 
 class Form(NamedTuple):

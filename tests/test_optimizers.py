@@ -46,10 +46,19 @@ def of_torch(kind, **settings):
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_adam_is_that_of_torch(decay):
     shapes = [(3, 2), (4,), (1, 1)]
-    ours = descended(lambda p: Adam(p, decay).step, shapes)
+    ours = descended(lambda p: Adam(p, p, decay).step, shapes)
     kind = of_torch(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=decay)
     for a, b in zip(ours, descended(kind, shapes), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_decay_is_as_without_decay():
+    shapes = [(3, 2), (4,)]
+    plain = descended(lambda p: Adam(p).step, shapes)
+    some = descended(lambda p: Adam(p, p[:1], 0.3).step, shapes)
+    assert torch.equal(some[1], plain[1])
+    # The steps of both go to the same targets, and the decay back towards zero.
+    assert (some[0].abs() < plain[0].abs()).all()
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])

@@ -36,6 +36,7 @@ DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "density-1.safetensors"
 GOLDEN_2 = DATA / "density-2.safetensors"
 GOLDEN_3 = DATA / "density-3.safetensors"
+GOLDEN_4 = DATA / "density-4.safetensors"
 GOLDEN_DETECTOR = DATA / "detector-1.safetensors"
 
 
@@ -446,10 +447,10 @@ def test_format_2_is_still_read():
     assert len(density._fitted.fold_flows) == 3
 
 
-def test_the_golden_file_of_version_3():
+def test_format_3_is_still_read():
     """Mixtures of two single columns, one of both, and a block, cross-validated.
 
-    Made, with the numbers below, by tests/data/make_density.py.
+    Made, with the numbers below, by the third version of tests/data/make_density.py.
     """
     assert GOLDEN_3.stat().st_size < 20_000
     density = JKOFlowDensity.load(GOLDEN_3)
@@ -469,6 +470,31 @@ def test_the_golden_file_of_version_3():
     scores = [11.07596206665039, 11.099252700805664]
     np.testing.assert_allclose(density.validation_scores_, scores, rtol=1e-12)
     assert density.random_state.randint(1000) == 847
+    assert len(density._fitted.fold_flows) == 3
+
+
+def test_the_golden_file_of_version_4():
+    """As that of version 3, with a regularized round.
+
+    Made, with the numbers below, by tests/data/make_density.py.
+    """
+    assert GOLDEN_4.stat().st_size < 20_000
+    density = JKOFlowDensity.load(GOLDEN_4)
+    assert [r.round for r in density.history_] == ["grow", "regularize"]
+    assert density.n_blocks_ == 1
+    rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
+    rows = pd.DataFrame(rows, columns=["a", "b", "c"])
+    scores = [4.7706629791229584, 1.6681896413077886, -156174.12573382483]
+    np.testing.assert_allclose(density.score_samples(rows), scores, rtol=1e-9)
+    sample = [
+        [0.9491991781158762, 1.0557417601800942, 2.0],
+        [0.09988154735574417, 1.8957691152993714, 2.0],
+    ]
+    drawn = density.sample(2, random_state=0)
+    np.testing.assert_allclose(drawn, sample, rtol=1e-4)
+    scores = [11.07596206665039, 11.1217622756958]
+    np.testing.assert_allclose(density.validation_scores_, scores, rtol=1e-12)
+    assert density.random_state.randint(1000) == 715
     assert len(density._fitted.fold_flows) == 3
 
 
@@ -832,7 +858,7 @@ def test_no_checksum_no_model(path):
 
 @pytest.mark.parametrize(
     "version, message",
-    [("4", "version 4, .* newer skjko"), ("", "format_version"), ("²", "format_ver")],
+    [("5", "version 5, .* newer skjko"), ("", "format_version"), ("²", "format_ver")],
 )
 def test_other_versions_are_named(version, message, path):
     header, data = header_of(CONTENT)

@@ -197,6 +197,101 @@ def test_steered_blocks_train_for_no_longer_than_the_others(max_iter, held_out):
         assert len(record.losses) == record.n_iter
 
 
+# ------------------------------------------------------------------- regularization
+
+
+def noisy_crew(held_out=True, **options):
+    """A crew on few rows of eight columns, which a wide field learns by heart."""
+
+    def rows(n, seed):
+        x = torch.randn(n, 8, generator=generator(seed))
+        x[:, 0] = 0.3 * x[:, 0] + torch.sin(2 * x[:, 1]) + torch.sin(2 * x[:, 2])
+        return Rows(x / x.std(0), torch.ones(n))
+
+    folds = [Fold(rows(600, 0), rows(1000, 1), torch.zeros(1000))]
+    return scheme.Crew(
+        folds if held_out else [Fold(folds[0].train)],
+        lambda d, g: MLPField(d, (64, 64), "silu", generator=g),
+        Options(**{"max_iter": 150, "batch_size": 150, **options}),
+        [generator(2)],
+    )
+
+
+def stages_of(monkeypatch):
+    """Return the list that the settings of all stages to come go into."""
+    made = []
+
+    class Spy(scheme.Stage):
+        def __init__(self, folds, fields, step_size, options, *rest):
+            made.append(options)
+            super().__init__(folds, fields, step_size, options, *rest)
+
+    monkeypatch.setattr(scheme, "Stage", Spy)
+    return made
+
+
+def test_what_has_learned_noise_is_trained_again_with_decay(monkeypatch):
+    made = stages_of(monkeypatch)
+    crew = noisy_crew()
+    crew.train((0.5, math.inf), 0, 0, 8.0)
+    grown, regularized = crew.rounds
+    first = grown.records[0]
+    assert first.n_iter < 0.6 * first.n_planned
+    assert (grown.kind, regularized.kind) == ("grow", "regularize")
+    assert regularized.accepted
+    assert crew.step_sizes == (math.inf,)
+    assert len(crew.flows[0]) == 1
+    nlls = [r.records[-1].validation_nll for r in crew.rounds]
+    assert nlls[1] < nlls[0]
+    *of_growth, of_regularization = made
+    assert all(o == crew.options for o in of_growth)
+    assert of_regularization.alpha > 0
+    assert of_regularization.learning_rate > crew.options.learning_rate
+    # No other round is to follow the same way.
+    assert not crew._has_learned_noise
+
+
+def test_a_larger_decay_that_was_asked_for_stays(monkeypatch):
+    made = stages_of(monkeypatch)
+    crew = noisy_crew(alpha=7.0, max_iter=4)
+    crew.regularize()
+    assert [o.alpha for o in made] == [7.0]
+
+
+def test_a_regularization_that_loses_changes_nothing(monkeypatch):
+    crew = noisy_crew(max_iter=20)
+    crew.grow((0.5, math.inf))
+    flow, records = crew.flows[0], crew.records
+    monkeypatch.setitem(scheme._LEAST_GAIN, history.REGULARIZE, math.inf)
+    assert not crew.regularize()
+    assert crew.flows[0] is flow
+    assert crew.records == records
+    assert not crew.rounds[-1].accepted
+
+
+@pytest.mark.parametrize("n_iters", [(40, 100), (100, 61)])
+def test_blocks_that_were_best_in_the_end_have_learned_no_noise(n_iters):
+    crew = noisy_crew()
+    records = [history.BlockRecord(0.5, n, 100, 1.0, [], 1.0) for n in n_iters]
+    crew.rounds = [history.Round("grow", records, 0, True, 200)]
+    assert crew._has_learned_noise == (min(n_iters) < 60)
+
+
+def test_a_follower_regularizes_as_was_decided(monkeypatch):
+    decided = noisy_crew(max_iter=20)
+    decided.grow((0.5, math.inf))
+    monkeypatch.setitem(scheme._LEAST_GAIN, history.REGULARIZE, -math.inf)
+    assert decided.regularize()
+    made = stages_of(monkeypatch)
+    follower = noisy_crew(held_out=False, max_iter=20)
+    follower.follow(decided.rounds)
+    # Blocks that make way are not trained on all rows.
+    assert [o.alpha > 0 for o in made] == [True]
+    assert [r.kind for r in follower.rounds] == ["grow", "regularize"]
+    assert follower.step_sizes == (math.inf,)
+    assert len(follower.flows[0]) == 1
+
+
 def test_without_held_out_rows_all_rounds_run_in_full_and_stay():
     crew = planar_crew(held_out=False, max_iter=20)
     crew.train((0.5, math.inf), 1, 1, 8.0)
@@ -280,7 +375,7 @@ def test_a_fit_goes_on_with_more_blocks(X, n, early_stopping):
     first = [p.clone() for p in density.flow_.blocks[0].parameters()]
     density.set_params(max_blocks=4).fit(rows)
     assert_history_ends_in_the_flow(density)
-    assert [r.round for r in density.history_] == ["grow", "grow"]
+    assert [r.round for r in density.history_ if r.accepted] == ["grow", "grow"]
     for a, b in zip(first, density.flow_.blocks[0].parameters(), strict=True):
         assert torch.equal(a, b)
     if early_stopping:

@@ -52,6 +52,21 @@ WRAPS = {
 }
 
 
+@pytest.mark.parametrize("n_fields", [1, N_FOLDS])
+def test_matrices_decay_and_biases_do_not(n_fields):
+    fields, rows = some_fields()[:n_fields], some_rows(40, 40, 40)[:n_fields]
+    plain, decayed = (
+        BlockTrainer(fields, rows, 1.0, Options(alpha=alpha), generators(30)[:n_fields])
+        for alpha in (0.0, 0.5)
+    )
+    for trainer in (plain, decayed):
+        trainer.advance(1)
+    for a, b in zip(plain.averages, decayed.averages, strict=True):
+        weights = dict(b.named_parameters())
+        for name, weight in a.named_parameters():
+            assert torch.equal(weight, weights[name]) == (weight.ndim == 1), name
+
+
 def test_a_stack_comes_apart_into_what_it_was_made_of():
     fields = some_fields()
     for field, again in zip(fields, unstack(stack(fields), N_FOLDS), strict=True):

@@ -4,7 +4,8 @@
 
 from dataclasses import dataclass
 
-GROW, REPARAMETERIZE, REFINE = "grow", "reparameterize", "refine"
+GROW, REGULARIZE = "grow", "regularize"
+REPARAMETERIZE, REFINE = "reparameterize", "refine"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Round:
     Attributes
     ----------
     kind : str
-        GROW, REPARAMETERIZE or REFINE.
+        GROW, REGULARIZE, REPARAMETERIZE or REFINE.
     records : list of BlockRecord
         Of all blocks after the round.
     n_kept : int

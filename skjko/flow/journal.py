@@ -26,7 +26,7 @@ class Task:
         Numbers of the round, and of the block among all that the round tries: those
         that do not stay count.
     kind : str
-        GROW, REPARAMETERIZE or REFINE.
+        GROW, REGULARIZE, REPARAMETERIZE or REFINE.
     block : int
         Its number in the flow, from 1 on.
     n_left : int

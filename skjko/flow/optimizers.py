@@ -20,14 +20,16 @@ class Adam:
     Parameters
     ----------
     parameters : list of Parameter
+    decaying : sequence of Parameter
+        Those of them that decay.
     decay : float
         Weight decay, relative to the learning rate.
     """
 
     _BETAS, _EPS = (0.9, 0.99), 1e-8
 
-    def __init__(self, parameters, decay=0.0):
-        self._parameters, self._decay = parameters, decay
+    def __init__(self, parameters, decaying=(), decay=0.0):
+        self._parameters, self._decaying, self._decay = parameters, decaying, decay
         self._n_steps = 0
         self._means = [torch.zeros_like(p) for p in parameters]
         self._squares = [torch.zeros_like(p) for p in parameters]
@@ -47,8 +49,9 @@ class Adam:
         torch._foreach_lerp_(means, grads, 1 - first)
         torch._foreach_mul_(squares, second)
         torch._foreach_addcmul_(squares, grads, grads, value=1 - second)
-        if self._decay:
-            torch._foreach_mul_(parameters, 1 - rate * self._decay)
+        decaying = [p for p in self._decaying if p.grad is not None]
+        if self._decay and decaying:
+            torch._foreach_mul_(decaying, 1 - rate * self._decay)
         roots = torch._foreach_sqrt(squares)
         torch._foreach_add_(roots, self._EPS * grown)
         torch._foreach_addcdiv_(parameters, means, roots, value=-length)

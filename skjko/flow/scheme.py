@@ -7,8 +7,9 @@ usual validation split; several are cross-validation, after which a crew with al
 in one fold follows what they decided. A fold without held-out rows decides nothing: all
 blocks train for as long as they are told.
 
-The work goes in rounds. `grow` adds blocks; `reparameterize` and `refine` train all of
-them again, with step sizes that make their movements even, or each split in two.
+The work goes in rounds. `grow` adds blocks; `regularize` trains one in place of those
+that learned noise; `reparameterize` and `refine` train all of them again, with step
+sizes that make their movements even, or each split in two.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -25,6 +26,7 @@ from skjko.flow.fold import movement, movement_share, pooled
 from skjko.flow.history import (
     GROW,
     REFINE,
+    REGULARIZE,
     REPARAMETERIZE,
     BlockRecord,
     Event,
@@ -42,10 +44,12 @@ EVEN = 1.25
 # Gain in held-out log-likelihood, in its standard errors, without which the flow that a
 # round made does not stay: evenness may cost no more than noise, twice as many blocks
 # have to pay.
-_LEAST_GAIN = {GROW: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
+_LEAST_GAIN = {GROW: 0.0, REGULARIZE: 0.0, REPARAMETERIZE: -1.0, REFINE: 1.0}
 
 # A block that was best after no more than this share of its iterations learned noise.
-_EARLY = 0.6
+# The one that is trained in its place has a weight decay of at least so much, and a
+# learning rate so many times as high: decay is relative to it.
+_EARLY, _LEAST_DECAY, _FASTER = 0.6, 0.5, 2.0
 
 # With little time, few blocks that are trained for so many iterations each, or more on
 # many rows, are better than many that are not; a pilot of a few iterations tells how
@@ -142,17 +146,16 @@ class Crew:
 
     # ------------------------------------------------------------------- rounds
 
-    def grow(self, step_sizes, plan=None, n_kept=None):
+    def grow(self, step_sizes, plan=None):
         """Add blocks one after another until they stop paying on held-out rows.
 
-        Before them stay `n_kept` of the blocks so far; all of them, by default, but a
-        free block at the end makes way. A block stays, with its best weights
-        on the way, when its mean gain in held-out log-likelihood exceeds the gain's own
-        standard error (paired by row). Growth ends when a block gains nothing. When its
-        gain is within that noise and its movement is small as well (E|x - T(x)|^2 /
-        E|T(x)|^2 below `movement_tol`), or it lost from the first score on, only the
-        free block, if there is one, is still tried: a small movement alone can resolve
-        fine structure.
+        The blocks so far stay before them, but a free one at the end makes way. A block
+        stays, with its best weights on the way, when its mean gain in held-out
+        log-likelihood exceeds the gain's own standard error (paired by row). Growth
+        ends when a block gains nothing. When its gain is within that noise and its
+        movement is small as well (E|x - T(x)|^2 / E|T(x)|^2 below `movement_tol`), or
+        it lost from the first score on, only the free block, if there is one, is still
+        tried: a small movement alone can resolve fine structure.
 
         Parameters
         ----------
@@ -161,11 +164,20 @@ class Crew:
             Train for as many iterations as these instead of letting the held-out rows
             decide.
         """
-        records, n_minibatches = self.records, 0
-        if n_kept is None:
-            has_free = bool(records) and math.isinf(records[-1].step_size)
-            n_kept = len(records) - has_free
-        records = records[:n_kept]
+        has_free = bool(self.records) and math.isinf(self.records[-1].step_size)
+        return self._grow(GROW, step_sizes, plan, len(self.records) - has_free)
+
+    def regularize(self, plan=None):
+        """Train a free block with weight decay in place of all blocks so far.
+
+        The flow stays as it was, and False is returned, if the held-out likelihood does
+        not gain.
+        """
+        return self._grow(REGULARIZE, (schedule.FREE,), plan, 0)
+
+    def _grow(self, kind, step_sizes, plan, n_kept):
+        """One round that adds blocks to some of those so far."""
+        records, n_minibatches = self.records[:n_kept], 0
         flows = [flow[:n_kept] for flow in self.flows]
         folds = self._behind(flows)
         fields = [
@@ -181,9 +193,9 @@ class Crew:
                 block, n_left, h = len(records) + 1, len(queue), queue.pop(0)
                 planned = plan and plan[n_tried]
                 # Warm start: a block begins with the weights of the one before.
-                task = self._task(GROW, n_tried, block, n_left, h, fields, planned)
+                task = self._task(kind, n_tried, block, n_left, h, fields, planned)
                 n_tried += 1
-                report = partial(self._report, GROW, task.block)
+                report = partial(self._report, kind, task.block)
                 outcome = self._trained(task, report, folds, planned)
                 n_minibatches += outcome.n_minibatches
                 blocks = outcome.blocks
@@ -205,13 +217,13 @@ class Crew:
                 fields = [block.field.field for block in blocks]
                 folds = pushed
                 records.append(record)
-                kind = "trained" if plan else "kept"
-                report(kind, outcome.n_iter, record.validation_nll)
+                became = "trained" if plan else "kept"
+                report(became, outcome.n_iter, record.validation_nll)
         except KeyboardInterrupt:
             self.interrupted = True
             flows = [flow[: len(records)] for flow in flows]
             folds = self._behind(flows)
-        return self._conclude(GROW, flows, folds, records, n_kept, n_minibatches)
+        return self._conclude(kind, flows, folds, records, n_kept, n_minibatches)
 
     def reparameterize(self, max_step_size):
         """Make the movements even: train all blocks again, each towards the mean.
@@ -238,8 +250,8 @@ class Crew:
         if step_sizes:
             self._share_time(1 + n_reparameterizations + n_refinements)
             self.grow(step_sizes)
-            if math.isinf(step_sizes[-1]) and self._has_too_many:
-                self.grow(step_sizes[-1:], n_kept=0)
+            if math.isinf(step_sizes[-1]) and self._has_learned_noise:
+                self.regularize()
         for i in range(n_reparameterizations):
             if self.interrupted:
                 break
@@ -255,35 +267,30 @@ class Crew:
                 break
 
     @property
-    def _has_too_many(self):
-        """Whether a free block alone may be better than the blocks that have grown.
-
-        What the first of them cannot learn without learning noise as well, the others
-        cannot make good.
-        """
+    def _has_learned_noise(self):
+        """Whether a block was at its best well before its training was over."""
         if self.interrupted or not (self.decides and self.records):
             return False
-        first = self.records[0]
-        return first.n_iter <= _EARLY * first.n_planned and not math.isinf(
-            first.step_size
-        )
+        latest = [r for r in self.rounds if r.accepted][-1]
+        early = any(r.n_iter <= _EARLY * r.n_planned for r in latest.records)
+        return early and latest.kind != REGULARIZE
 
     def follow(self, rounds):
         """Do on the folds of this crew what another one has decided."""
-        anew = [i for i, one in enumerate(rounds) if one.accepted and not one.n_kept]
+        anew = [i for i, r in enumerate(rounds) if r.kind == REGULARIZE and r.accepted]
         for i, decided in enumerate(rounds):
             if self.interrupted:
                 break
             # What another round replaced altogether need not be done.
-            is_replaced = any(i < k and rounds[k].kind == GROW for k in anew)
+            is_replaced = any(i < k for k in anew)
             if is_replaced or not decided.accepted:
                 self.rounds.append(decided)
                 continue
             self._share_time(len(rounds) - i)
             trained = decided.records[decided.n_kept :]
             sizes = tuple(record.step_size for record in trained)
-            if decided.kind == GROW:
-                self.grow(sizes, trained, decided.n_kept)
+            if decided.kind in (GROW, REGULARIZE):
+                self._grow(decided.kind, sizes, trained, decided.n_kept)
             else:
                 flows = self._split()[0] if decided.kind == REFINE else self.flows
                 self._train_again(decided.kind, flows, sizes, trained)
@@ -376,6 +383,16 @@ class Crew:
         least = max(_LEAST_ITERATIONS, min(enough, o.max_iter))
         return int(deadline.left / (seconds * least))
 
+    def _options_of(self, kind):
+        """Settings of the training in a round."""
+        if kind != REGULARIZE:
+            return self.options
+        return replace(
+            self.options,
+            alpha=max(self.options.alpha, _LEAST_DECAY),
+            learning_rate=_FASTER * self.options.learning_rate,
+        )
+
     def _pace(self, n_left, planned=None):
         """Pace of the next of so many blocks that share the time of the round."""
         n = self.options.max_iter if planned is None else planned.n_planned
@@ -403,8 +420,9 @@ class Crew:
             return outcome
         start = self.deadline.clock()
         pace = self._pace(task.n_left, planned)
+        options = self._options_of(task.kind)
         stage = Stage(
-            folds, task.fields, task.step_size, self.options, self.generators, pace
+            folds, task.fields, task.step_size, options, self.generators, pace
         )
         stage.train(report, planned, parents, steer)
         states = [generator.get_state() for generator in self.generators]

@@ -71,16 +71,18 @@ def _optimizers(parameters, n_features, n_fields, options):
     """Pairs of an optimizer and its share of the learning rate.
 
     Muon for matrices between hidden layers (larger than d both ways), Adam for the
-    rest.
+    rest. Biases do not decay.
     """
-    hidden, rest = [], []
+    hidden, rest, decaying = [], [], []
     for p in parameters:
-        is_matrix = p.ndim == 2 + (n_fields > 1)
-        is_hidden = options.muon and is_matrix and min(p.shape[-2:]) > n_features
+        n_dims = p.ndim - (n_fields > 1)
+        is_hidden = options.muon and n_dims == 2 and min(p.shape[-2:]) > n_features
         (hidden if is_hidden else rest).append(p)
+        if n_dims > 1 and not is_hidden:
+            decaying.append(p)
     ratio = options.muon_rate
     muon = [(Muon(hidden, options.alpha / ratio), ratio)] if hidden else []
-    return [(Adam(rest, options.alpha), 1.0), *muon]
+    return [(Adam(rest, decaying, options.alpha), 1.0), *muon]
 
 
 def _settle_allocator():

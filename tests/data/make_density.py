@@ -25,18 +25,20 @@ def main():
     frame = pd.DataFrame({"a": columns[0], "b": columns[1], "c": 2.0})
     density = JKOFlowDensity(
         max_blocks=1,
-        hidden_layer_sizes=(6, 4),
+        hidden_layer_sizes=(12, 8),
         activation="silu",
         time_dependent=True,
         learning_rate_init=0.03,
         batch_size=100,
-        max_iter=80,
+        max_iter=200,
         bounds={"b": (-9, np.inf)},
         random_state=np.random.RandomState(1),
     ).fit(frame)
-    # What the file is to be read for: mixtures, a block, and flows of the folds.
+    # What the file is to be read for: mixtures, a regularized block, flows of folds.
     assert len(density.mixture_map_.weights) == 5
     assert density.n_blocks_ == 1
+    assert [r.round for r in density.history_] == ["grow", "regularize"]
+    assert density.history_[1].accepted
     assert len(density._fitted.fold_flows) == 3
     assert density.marginal_map_.columns.tolist() == [0, 1]
     assert len(density.marginal_map_.maps) == 2

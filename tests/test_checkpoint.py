@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -621,6 +622,19 @@ def test_a_wrong_checkpoint_is_told_what_is_wrong(change, message, alone):
     path.write_bytes(container.dump(checkpoint._BLOCK, 1, {**model, **change}, arrays))
     with pytest.raises(ValueError, match=message):
         own.recall(task)
+
+
+@pytest.mark.parametrize("kind", ["grow", "regularize", "refine"])
+def test_only_rounds_that_add_blocks_may_drop_one(kind, alone):
+    task, path, own, content = alone
+    task = replace(task, kind=kind)
+    outcome = replace(recalled(own, path, task, content), blocks=None)
+    own.record(task, outcome)
+    if kind == "refine":
+        with pytest.raises(ValueError, match="no blocks, in a round of kind refine"):
+            own.recall(task)
+    else:
+        assert own.recall(task).blocks is None
 
 
 def test_what_is_no_state_of_a_generator_is_refused(alone):

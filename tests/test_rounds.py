@@ -269,7 +269,7 @@ def test_a_regularization_that_loses_changes_nothing(monkeypatch):
     assert not crew.rounds[-1].accepted
 
 
-@pytest.mark.parametrize("n_iters", [(40, 100), (100, 61)])
+@pytest.mark.parametrize("n_iters", [(40, 100), (100, 40), (100, 61)])
 def test_blocks_that_were_best_in_the_end_have_learned_no_noise(n_iters):
     crew = noisy_crew()
     records = [history.BlockRecord(0.5, n, 100, 1.0, [], 1.0) for n in n_iters]

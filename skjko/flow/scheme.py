@@ -355,7 +355,7 @@ class Crew:
     def _affordable(self, step_sizes, folds, fields):
         """Return as many step sizes as there is time for: the first, and the last."""
         deadline = self._round_deadline
-        if math.isinf(deadline.left):
+        if len(step_sizes) == 1 or math.isinf(deadline.left):
             return step_sizes
         n = self.journal.n_tasks(len(self.rounds))
         if n is None:

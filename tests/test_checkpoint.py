@@ -627,8 +627,9 @@ def test_a_wrong_checkpoint_is_told_what_is_wrong(change, message, alone):
 @pytest.mark.parametrize("kind", ["grow", "regularize", "refine"])
 def test_only_rounds_that_add_blocks_may_drop_one(kind, alone):
     task, path, own, content = alone
-    task = replace(task, kind=kind)
     outcome = replace(recalled(own, path, task, content), blocks=None)
+    path.unlink()
+    task = replace(task, kind=kind)
     own.record(task, outcome)
     if kind == "refine":
         with pytest.raises(ValueError, match="no blocks, in a round of kind refine"):

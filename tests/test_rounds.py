@@ -16,6 +16,7 @@ from skjko.flow import history, ode, schedule, scheme
 from skjko.flow.fields import Confined, MLPField, Part
 from skjko.flow.flow import Flow
 from skjko.flow.fold import Fold
+from skjko.flow.pace import Deadline
 from skjko.flow.rows import Rows
 from skjko.flow.training import Options
 
@@ -249,6 +250,20 @@ def test_what_has_learned_noise_is_trained_again_with_decay(monkeypatch):
     assert of_regularization.learning_rate > crew.options.learning_rate
     # No other round is to follow the same way.
     assert not crew._has_learned_noise
+
+
+def test_without_time_nothing_is_regularized(monkeypatch):
+    crew = noisy_crew()
+    grow = crew.grow
+
+    def grow_until_time_is_up(step_sizes):
+        grow(step_sizes)
+        crew._round_deadline = Deadline(0.0)
+
+    monkeypatch.setattr(crew, "grow", grow_until_time_is_up)
+    crew.train((0.5, math.inf), 0, 0, 8.0)
+    assert crew._has_learned_noise
+    assert [r.kind for r in crew.rounds] == ["grow"]
 
 
 def test_a_larger_decay_that_was_asked_for_stays(monkeypatch):

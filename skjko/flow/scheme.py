@@ -250,7 +250,8 @@ class Crew:
         if step_sizes:
             self._share_time(1 + n_reparameterizations + n_refinements)
             self.grow(step_sizes)
-            if math.isinf(step_sizes[-1]) and self._has_learned_noise:
+            may_be_better = math.isinf(step_sizes[-1]) and self._has_learned_noise
+            if may_be_better and self._round_deadline.left > 0:
                 self.regularize()
         for i in range(n_reparameterizations):
             if self.interrupted:

@@ -247,7 +247,7 @@ class FolderJournal(Journal):
 def _take_blocks_of(task, plain, step_size, shelf):
     """Return the blocks that came of a task: its fields, with other weights."""
     if plain is None:
-        if task.kind not in (history.GROW, history.REGULARIZE):
+        if task.kind not in history.ADDING:
             raise ValueError(f"there are no blocks, in a round of kind {task.kind}")
         return None
     blocks = take_blocks(plain, "blocks", None, shelf)

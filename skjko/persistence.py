@@ -52,12 +52,7 @@ _LEAST_DEVIATION, _LARGEST_DEVIATION = 1e-6, 1e12
 # Kinds of marginal maps.
 _TAILS, _MIXTURES = _MARGINALS = ("tails", "mixtures")
 
-_ROUNDS = (
-    history.GROW,
-    history.REGULARIZE,
-    history.REPARAMETERIZE,
-    history.REFINE,
-)
+_ROUNDS = (*history.ADDING, history.REPARAMETERIZE, history.REFINE)
 
 
 class Form(NamedTuple):

@@ -422,6 +422,21 @@ def test_format_1_is_still_read():
     assert len(density._fitted.fold_flows) == 3
 
 
+def assert_is_read(density, scores, sample, validation_scores, random_int):
+    """What golden files from version 2 on have in common, and numbers of their own."""
+    assert density.n_blocks_ == 1
+    rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
+    rows = pd.DataFrame(rows, columns=["a", "b", "c"])
+    np.testing.assert_allclose(density.score_samples(rows), scores, rtol=1e-9)
+    drawn = density.sample(2, random_state=0)
+    np.testing.assert_allclose(drawn, sample, rtol=1e-4)
+    np.testing.assert_allclose(
+        density.validation_scores_, validation_scores, rtol=1e-12
+    )
+    assert density.random_state.randint(1000) == random_int
+    assert len(density._fitted.fold_flows) == 3
+
+
 def test_format_2_is_still_read():
     """A mixture and one block, cross-validated, on columns as in version 1.
 
@@ -430,21 +445,12 @@ def test_format_2_is_still_read():
     assert GOLDEN_2.stat().st_size < 20_000
     density = JKOFlowDensity.load(GOLDEN_2)
     assert len(density.mixture_map_.weights) == 9
-    assert density.n_blocks_ == 1
-    rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
-    rows = pd.DataFrame(rows, columns=["a", "b", "c"])
     scores = [9.529535359325447, 10.469918210360065, -103662.18239191541]
-    np.testing.assert_allclose(density.score_samples(rows), scores, rtol=1e-9)
     sample = [
         [2.7699858268275612, 4.9410436001345985, 2.0],
         [20.457485668533707, 4.550346962147154, 2.0],
     ]
-    drawn = density.sample(2, random_state=0)
-    np.testing.assert_allclose(drawn, sample, rtol=1e-4)
-    scores = [8.20975399017334, 8.22061824798584]
-    np.testing.assert_allclose(density.validation_scores_, scores, rtol=1e-12)
-    assert density.random_state.randint(1000) == 129
-    assert len(density._fitted.fold_flows) == 3
+    assert_is_read(density, scores, sample, [8.20975399017334, 8.22061824798584], 129)
 
 
 def test_format_3_is_still_read():
@@ -456,21 +462,14 @@ def test_format_3_is_still_read():
     density = JKOFlowDensity.load(GOLDEN_3)
     assert [len(one.weights) for one in density.marginal_map_.maps] == [14, 9]
     assert len(density.mixture_map_.weights) == 5
-    assert density.n_blocks_ == 1
-    rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
-    rows = pd.DataFrame(rows, columns=["a", "b", "c"])
     scores = [4.792853261659031, 1.7144032163994103, -156174.33668634068]
-    np.testing.assert_allclose(density.score_samples(rows), scores, rtol=1e-9)
     sample = [
         [0.9381247587923482, 1.0481681214171985, 2.0],
         [0.08524303101137698, 1.8638338560617385, 2.0],
     ]
-    drawn = density.sample(2, random_state=0)
-    np.testing.assert_allclose(drawn, sample, rtol=1e-4)
-    scores = [11.07596206665039, 11.099252700805664]
-    np.testing.assert_allclose(density.validation_scores_, scores, rtol=1e-12)
-    assert density.random_state.randint(1000) == 847
-    assert len(density._fitted.fold_flows) == 3
+    assert_is_read(
+        density, scores, sample, [11.07596206665039, 11.099252700805664], 847
+    )
 
 
 def test_the_golden_file_of_version_4():
@@ -481,21 +480,12 @@ def test_the_golden_file_of_version_4():
     assert GOLDEN_4.stat().st_size < 20_000
     density = JKOFlowDensity.load(GOLDEN_4)
     assert [r.round for r in density.history_] == ["grow", "regularize"]
-    assert density.n_blocks_ == 1
-    rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
-    rows = pd.DataFrame(rows, columns=["a", "b", "c"])
     scores = [4.7706629791229584, 1.6681896413077886, -156174.12573382483]
-    np.testing.assert_allclose(density.score_samples(rows), scores, rtol=1e-9)
     sample = [
         [0.9491991781158762, 1.0557417601800942, 2.0],
         [0.09988154735574417, 1.8957691152993714, 2.0],
     ]
-    drawn = density.sample(2, random_state=0)
-    np.testing.assert_allclose(drawn, sample, rtol=1e-4)
-    scores = [11.07596206665039, 11.1217622756958]
-    np.testing.assert_allclose(density.validation_scores_, scores, rtol=1e-12)
-    assert density.random_state.randint(1000) == 715
-    assert len(density._fitted.fold_flows) == 3
+    assert_is_read(density, scores, sample, [11.07596206665039, 11.1217622756958], 715)
 
 
 # ------------------------------------------------------------------- damaged files

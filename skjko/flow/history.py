@@ -7,6 +7,9 @@ from dataclasses import dataclass
 GROW, REGULARIZE = "grow", "regularize"
 REPARAMETERIZE, REFINE = "reparameterize", "refine"
 
+ADDING = (GROW, REGULARIZE)
+"""Rounds that add blocks, and may drop one; the others train again those there are."""
+
 
 @dataclass(frozen=True)
 class Event:

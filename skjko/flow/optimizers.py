@@ -29,7 +29,8 @@ class Adam:
     _BETAS, _EPS = (0.9, 0.99), 1e-8
 
     def __init__(self, parameters, decaying=(), decay=0.0):
-        self._parameters, self._decaying, self._decay = parameters, decaying, decay
+        self._parameters, self._decay = parameters, decay
+        self._decaying = decaying if decay else ()
         self._n_steps = 0
         self._means = [torch.zeros_like(p) for p in parameters]
         self._squares = [torch.zeros_like(p) for p in parameters]
@@ -50,7 +51,7 @@ class Adam:
         torch._foreach_mul_(squares, second)
         torch._foreach_addcmul_(squares, grads, grads, value=1 - second)
         decaying = [p for p in self._decaying if p.grad is not None]
-        if self._decay and decaying:
+        if decaying:
             torch._foreach_mul_(decaying, 1 - rate * self._decay)
         roots = torch._foreach_sqrt(squares)
         torch._foreach_add_(roots, self._EPS * grown)

@@ -24,6 +24,7 @@ from skjko.flow import schedule
 from skjko.flow.flow import Block
 from skjko.flow.fold import movement, movement_share, pooled
 from skjko.flow.history import (
+    ADDING,
     GROW,
     REFINE,
     REGULARIZE,
@@ -167,13 +168,13 @@ class Crew:
         has_free = bool(self.records) and math.isinf(self.records[-1].step_size)
         return self._grow(GROW, step_sizes, plan, len(self.records) - has_free)
 
-    def regularize(self, plan=None):
+    def regularize(self):
         """Train a free block with weight decay in place of all blocks so far.
 
         The flow stays as it was, and False is returned, if the held-out likelihood does
         not gain.
         """
-        return self._grow(REGULARIZE, (schedule.FREE,), plan, 0)
+        return self._grow(REGULARIZE, (schedule.FREE,), None, 0)
 
     def _grow(self, kind, step_sizes, plan, n_kept):
         """One round that adds blocks to some of those so far."""
@@ -290,7 +291,7 @@ class Crew:
             self._share_time(len(rounds) - i)
             trained = decided.records[decided.n_kept :]
             sizes = tuple(record.step_size for record in trained)
-            if decided.kind in (GROW, REGULARIZE):
+            if decided.kind in ADDING:
                 self._grow(decided.kind, sizes, trained, decided.n_kept)
             else:
                 flows = self._split()[0] if decided.kind == REFINE else self.flows

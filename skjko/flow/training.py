@@ -73,13 +73,12 @@ def _optimizers(parameters, n_features, n_fields, options):
     Muon for matrices between hidden layers (larger than d both ways), Adam for the
     rest. Biases do not decay.
     """
-    hidden, rest, decaying = [], [], []
+    hidden, rest, of_matrix = [], [], 2 + (n_fields > 1)
     for p in parameters:
-        n_dims = p.ndim - (n_fields > 1)
-        is_hidden = options.muon and n_dims == 2 and min(p.shape[-2:]) > n_features
+        is_matrix = p.ndim == of_matrix
+        is_hidden = options.muon and is_matrix and min(p.shape[-2:]) > n_features
         (hidden if is_hidden else rest).append(p)
-        if n_dims > 1 and not is_hidden:
-            decaying.append(p)
+    decaying = [p for p in rest if p.ndim >= of_matrix]
     ratio = options.muon_rate
     muon = [(Muon(hidden, options.alpha / ratio), ratio)] if hidden else []
     return [(Adam(rest, decaying, options.alpha), 1.0), *muon]

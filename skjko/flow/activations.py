@@ -65,16 +65,18 @@ class SiLU:
 
     @staticmethod
     def value_and_slope(z):
-        """Return activations, slopes, and 1 - sigmoid(z)."""
+        """Return activations, slopes, and sigmoid(z)."""
         s = torch.sigmoid(z)
-        a, rest = z * s, torch.sub(s.new_ones(()), s)
-        return a, torch.addcmul(s, a, rest), rest
+        a = z * s
+        # a' = s + a (1 - s), without a tensor of 1 to subtract from.
+        return a, torch.add(s, a).addcmul_(a, s, value=-1), s
 
     @staticmethod
-    def pull(value, slope, rest, g_value, g_slope):
+    def pull(value, slope, s, g_value, g_slope):
         """Return the gradient with respect to z."""
-        # a' = s + a (1 - s), and a'' = (1 - s) (2 a' - a).
-        bend = torch.sub(value, slope, alpha=2).mul_(rest)
+        # a'' = (1 - s) (2 a' - a).
+        bend = torch.sub(value, slope, alpha=2)
+        bend.addcmul_(bend, s, value=-1)
         return g_value.mul_(slope).addcmul_(bend, g_slope, value=-1)
 
 

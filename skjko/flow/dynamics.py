@@ -36,15 +36,15 @@ class TwoLayers:
         self._stacked = field.linear.ndim == 3
         self._affine = torch.baddbmm if self._stacked else torch.addmm
         first = field.nonlinearity(0)
-        mixing = field.weights[0] @ field.out_weight
+        loop = field.out_weight.mT @ field.weights[0].mT
         if first is Fourier:
-            mixing = torch.cat([mixing, mixing], -2)
+            loop = torch.cat([loop, loop], -1)
         last = field.time_weight
         self.tensors = (
             self._of_rows(bias),
             field.weights[0],
             field.weights[1],
-            field.weights[1] * mixing.mT,
+            field.weights[1] * loop,
             self._of_rows(field.biases[1]),
             field.out_weight,
             self._of_rows(field.out_bias),
@@ -56,7 +56,8 @@ class TwoLayers:
         _, w1, w2, mixing, b2, w3, b3, linear, trace = self.tensors[:9]
         # On few rows the number of operations is what an evaluation costs: what does
         # not change is worked out once a solve.
-        self._parts = w1.mT, w2.mT, mixing.mT, b2, w3.mT, b3, linear.mT, trace
+        w1 = w1.mT.contiguous()
+        self._parts = w1, w2.mT, mixing.mT, b2, w3.mT, b3, linear.mT, trace
 
     def _of_rows(self, vector):
         """A vector, or those of a stack, as what is added to every row."""
@@ -149,7 +150,7 @@ def envelope(x, scale):
     The scale is 1 / R^2, a tensor.
     """
     # Clamped, so that powers of a far row's length stay finite in float32.
-    q = (torch.linalg.vecdot(x, x) * scale).clamp(max=1e4)
+    q = torch.clamp_max(torch.linalg.vecdot(x, x) * scale, 1e4)
     square = q * q
     return q, torch.addcmul(q.new_ones(()), square, square).reciprocal()
 

@@ -35,7 +35,8 @@ def _rk4_step(dynamics, t, h, x, k1, div1):
     k2, div2 = dynamics(t + h / 2, torch.add(x, k1, alpha=h / 2))
     k3, div3 = dynamics(t + h / 2, torch.add(x, k2, alpha=h / 2))
     k4, div4 = dynamics(t + h, torch.add(x, k3, alpha=h))
-    y = torch.add(x, k1 + 2 * (k2 + k3) + k4, alpha=h / 6)
+    sixfold = torch.add(k1, k4).add_(k2 + k3, alpha=2)
+    y = torch.add(x, sixfold, alpha=h / 6)
     return y, (div1 + 2 * (div2 + div3) + div4) * (h / 6), k4, div4
 
 

@@ -187,6 +187,11 @@ class JKOFlowDensity(
         a mixture and where held-out rows prefer that, make columns with lumps and gaps
         normal by the distribution function of a mixture of their own.
 
+    radial_map : {"auto"} or None, default="auto"
+        Whether block 0 may draw in rows that are long altogether, by their distance
+        from the centre, where mixtures of Gaussians behind that are better on held-out
+        rows. Tried where mixtures are: not with `mixture_map=None`.
+
     mixture_map : {"auto"} or None, default="auto"
         Whether block 0 may go from a mixture of Gaussians to the standard normal, where
         that is better on held-out rows than a flow of one block. None leaves all to the
@@ -264,10 +269,14 @@ class JKOFlowDensity(
         Which `columns` are drawn in, or made normal by mixtures of their own (its
         `maps`), and how; None if none is.
 
+    radial_map_ : RadialMap or None
+        Of the whitened columns that are not flat: beyond its `radius` rows are drawn
+        in. None if none are.
+
     mixture_map_ : RosenblattMap or None
-        Of the whitened columns that are not flat: its `weights`, `means` and lower
-        Cholesky `factors` are those of the Gaussians. None if the flow starts from one
-        Gaussian.
+        Of the whitened columns that are not flat, behind the radial map: its `weights`,
+        `means` and lower Cholesky `factors` are those of the Gaussians. None if the
+        flow starts from one Gaussian.
 
     support_ : Support
         The `lattice` of discrete columns (`step` is 0 in continuous ones and infinite
@@ -353,6 +362,7 @@ class JKOFlowDensity(
         "bounds": [None, "array-like", dict],
         "discrete": [None, StrOptions({"auto"}), "array-like", dict],
         "marginal_map": [None, StrOptions({"auto"})],
+        "radial_map": [None, StrOptions({"auto"})],
         "mixture_map": [None, StrOptions({"auto"})],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
@@ -390,6 +400,7 @@ class JKOFlowDensity(
         bounds=None,
         discrete="auto",
         marginal_map="auto",
+        radial_map="auto",
         mixture_map="auto",
         random_state=None,
         warm_start=False,
@@ -423,6 +434,7 @@ class JKOFlowDensity(
         self.bounds = bounds
         self.discrete = discrete
         self.marginal_map = marginal_map
+        self.radial_map = radial_map
         self.mixture_map = mixture_map
         self.random_state = random_state
         self.warm_start = warm_start
@@ -542,6 +554,7 @@ class JKOFlowDensity(
         self._preprocessing = fitted.preprocessing
         self.support_ = fitted.preprocessing.support
         self.marginal_map_ = fitted.preprocessing.marginal_
+        self.radial_map_ = fitted.preprocessing.radial_
         self.mixture_map_ = fitted.preprocessing.mixture_
         self.gaussian_ = fitted.preprocessing.gaussian_
         self.n_blocks_ = len(records)

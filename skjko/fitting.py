@@ -52,6 +52,8 @@ class Work:
     marginals : tuple of callable or None
         What may choose their marginal maps: the first does for the flow, and all of
         them are tried with mixtures.
+    radial : bool
+        Whether a radial map is tried, where mixtures are.
     mixture_work, mixture_rate : float
         Floating-point operations that mixtures in block 0 may take, 0 for no mixture,
         and how many of them are done in a second, about. Not seconds: a fit that goes
@@ -72,6 +74,7 @@ class Work:
     deadline: Deadline
     support: Support
     marginals: tuple
+    radial: bool
     mixture_work: float
     mixture_rate: float
     journal: Journal

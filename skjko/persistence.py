@@ -4,11 +4,11 @@ The file has what a fit cannot be rebuilt without: the parameters, the whitening
 weights of the blocks, and what was recorded while they were trained. Everything else is
 worked out from that, as `fit` does, so that a file cannot contradict itself.
 
-Format version 4 is described by the functions of this module, of `parameters.py` and of
+Format version 5 is described by the functions of this module, of `parameters.py` and of
 `shelf.py`, in pairs: what one of them puts into the file the other one takes out. A
 change of what is in the file needs a new version, and a reader that still understands
 the old ones: version 1 had no mixtures, version 2 none of single columns, version 3 no
-regularized rounds.
+regularized rounds, version 4 no radial maps.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -34,12 +34,13 @@ from skjko.parameters import (
     value_of,
 )
 from skjko.preprocessing import GaussianWhitening, Preprocessing
+from skjko.radial import RadialMap
 from skjko.rosenblatt import RosenblattMap
 from skjko.shelf import Shelf, put_blocks, take_blocks
 from skjko.support import Support
 from skjko.table import KNOWN, Table
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 # What a file has of every block of a round, an array for each attribute of BlockRecord.
 # Its losses and its validation score are told apart, for they are many, or none.
@@ -207,6 +208,7 @@ def _dismantle(density, arrays):
         "data": fitted.data,
         "split_seed": int(fitted.split_seed),
         "marginal": _put_columns(density._preprocessing, arrays),
+        "has_radial": _put_radial(density.radial_map_, arrays),
         "has_mixture": _put_mixture(density.mixture_map_, arrays),
         "gaussian": _put_gaussian(density.gaussian_, arrays),
         "flow": put_blocks(density.flow_.blocks, "flow", arrays),
@@ -230,6 +232,10 @@ def _assemble(cls, model, shelf, version):
         model = {**model, "has_mixture": False}
     if version < 3:
         model = _with_marginal_of_version_3(model)
+    if version < 5:
+        if "has_radial" in model:
+            raise ValueError("there were no radial maps in its version of the format")
+        model = {**model, "has_radial": False}
     checked(
         model,
         "model",
@@ -243,6 +249,7 @@ def _assemble(cls, model, shelf, version):
         data=_is_str,
         split_seed=lambda value: is_count(value) and value < 2**31,
         marginal=lambda value: value in (None, *_MARGINALS),
+        has_radial=is_flag,
         has_mixture=is_flag,
         gaussian=_is_dict,
         flow=_is_list,
@@ -269,10 +276,11 @@ def _assemble(cls, model, shelf, version):
     preprocessing = Preprocessing(_take_support(d, shelf))
     marginal = _take_marginal(model["marginal"], d, shelf)
     gaussian = _take_gaussian(model["gaussian"], d, shelf)
+    radial = _take_radial(shelf) if model["has_radial"] else None
     mixture = None
     if model["has_mixture"]:
         mixture = _take_mixture(d - gaussian.n_flat_, shelf)
-    preprocessing.complete(marginal, gaussian, mixture)
+    preprocessing.complete(marginal, gaussian, radial, mixture)
     rounds = [
         _take_round(plain, f"rounds.{i}", shelf)
         for i, plain in enumerate(model["rounds"])
@@ -445,6 +453,19 @@ def _take_gaussian(plain, d, shelf):
     return GaussianWhitening.from_parts(
         **parts, n_flat=plain["n_flat"], shrinkage=float(plain["shrinkage"])
     )
+
+
+def _put_radial(radial, arrays):
+    if radial is not None:
+        arrays["radial"] = np.array([radial.radius, radial.scale])
+    return radial is not None
+
+
+def _take_radial(shelf):
+    radius, scale = shelf.take_float64("radial", (2,), least=0).tolist()
+    if not min(radius, scale) > 0:
+        raise ValueError("the radius and the scale of the radial map are not positive")
+    return RadialMap(radius, scale)
 
 
 def _put_mixture(mixture, arrays, prefix="mixture"):

@@ -9,6 +9,7 @@ import numpy as np
 from skjko import chunks, columns, splitting
 from skjko.growth import choose_mixture
 from skjko.marginals import MarginalMixtures
+from skjko.radial import choose_radial_map
 from skjko.rosenblatt import RosenblattMap, normal_logpdf
 
 # A column whose spread is below this share of its magnitude is constant: the digits
@@ -199,10 +200,10 @@ def _shrinkage(squares, fourths, trace, n):
 
 
 class Preprocessing:
-    """Block 0: maps of single columns, a Gaussian of all of them, perhaps a mixture.
+    """Block 0: maps of single columns, a Gaussian of all, and what may stand behind it.
 
-    Without bounds, helpful marginal maps and a mixture it is `GaussianWhitening`, to
-    the last bit.
+    Without bounds, helpful maps and a mixture it is `GaussianWhitening`, to the last
+    bit.
 
     Parameters
     ----------
@@ -215,8 +216,10 @@ class Preprocessing:
         Of the columns, behind the bounds' maps.
     gaussian_ : GaussianWhitening
         Of the mapped columns.
-    mixture_ : RosenblattMap or None
+    radial_ : RadialMap or None
         Of the whitened columns that are not flat.
+    mixture_ : RosenblattMap or None
+        Of what comes out of that.
     """
 
     def __init__(self, support):
@@ -254,11 +257,26 @@ class Preprocessing:
             gaussian.fit(mapped(X), weight)
         return self.complete(marginal, gaussian)
 
-    def complete(self, marginal, gaussian, mixture=None):
+    def complete(self, marginal, gaussian, radial=None, mixture=None):
         """Take fitted parts."""
-        self.marginal_, self.gaussian_, self.mixture_ = marginal, gaussian, mixture
+        self.marginal_, self.gaussian_ = marginal, gaussian
+        self.radial_, self.mixture_ = radial, mixture
         self._maps = [m for m in (self.support.bounds, marginal) if m is not None]
         return self
+
+    def with_radial(self, X, sample_weight):
+        """Return the same with a radial map fitted to (some of) the rows behind it.
+
+        Where it would gain next to nothing, that is this one itself.
+        """
+        some = columns.looked_at(len(X))
+        Z = self.forward(X[some])[0][:, : X.shape[1] - self.n_flat_]
+        radial = choose_radial_map(Z, sample_weight[some])
+        if radial is None:
+            return self
+        return Preprocessing(self.support).complete(
+            self.marginal_, self.gaussian_, radial
+        )
 
     def with_mixture(self, X, sample_weight, rng, work):
         """Return the same with a mixture fitted to (some of) the rows behind it.
@@ -279,7 +297,7 @@ class Preprocessing:
         if len(mixture.weights) == 1:
             return self, is_grown
         mixed = Preprocessing(self.support).complete(
-            self.marginal_, self.gaussian_, RosenblattMap.of(mixture)
+            self.marginal_, self.gaussian_, self.radial_, RosenblattMap.of(mixture)
         )
         return mixed, is_grown
 
@@ -315,7 +333,7 @@ class Preprocessing:
     def log_density(self, X):
         """Log-density of every row, in nats, if z is standard normal."""
         Y, log_det = self.map_columns(X)
-        Z, increment = self.gaussian_.forward(Y)
+        Z, increment = self._whiten(Y)
         log_det += increment
         if self.mixture_ is None:
             return log_det + normal_logpdf(Z)
@@ -325,10 +343,19 @@ class Preprocessing:
 
     def whiten(self, Y):
         """Map rows of mapped columns to z; return z and log|det| of every row."""
-        Z, log_det = self.gaussian_.forward(Y)
+        Z, log_det = self._whiten(Y)
         if self.mixture_ is not None:
             active = Z[:, : Z.shape[1] - self.n_flat_]
             log_det += self.mixture_.forward(active, out=active)[1]
+        return Z, log_det
+
+    def _whiten(self, Y):
+        """Map rows of mapped columns to where the mixture, or the flow, finds them."""
+        Z, log_det = self.gaussian_.forward(Y)
+        if self.radial_ is not None:
+            active = Z[:, : Z.shape[1] - self.n_flat_]
+            active[:], increment = self.radial_.forward(active)
+            log_det += increment
         return Z, log_det
 
     def inverse(self, Z):
@@ -347,7 +374,10 @@ class Preprocessing:
         return self._data(Z)
 
     def _data(self, Z):
-        """Map whitened rows to data units."""
+        """Map rows that are behind the radial map, if there is one, to data units."""
+        if self.radial_ is not None:
+            Z, n_active = Z.copy(), Z.shape[1] - self.n_flat_
+            Z[:, :n_active] = self.radial_.inverse(Z[:, :n_active])
         X = self.gaussian_.inverse(Z)
         for one in reversed(self._maps):
             X = one.inverse(X)

@@ -35,6 +35,7 @@ _FIXED = (
     "bounds",
     "discrete",
     "marginal_map",
+    "radial_map",
     "mixture_map",
 )
 
@@ -121,6 +122,7 @@ def work(estimator, n_samples, support, deadline, journal, before=None):
         deadline,
         support,
         _marginals(p),
+        p.radial_map is not None,
         _mixture_work(p),
         _RATE,
         journal,

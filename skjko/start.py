@@ -33,17 +33,60 @@ DOUBTFUL_SHARE = 0.4
 GROWING_SHARE = 0.65
 
 
-class _Trial(NamedTuple):
-    """Preprocessings of all splits, and what mixtures of little work make of them."""
+class _Maps(NamedTuple):
+    """What stands before the Gaussian of all columns, and right behind it.
+
+    Attributes
+    ----------
+    marginal : callable or None
+        Chooses a marginal map.
+    radial : bool
+        Whether there is a radial map where that gains anything.
+    """
 
     marginal: Callable | None
+    radial: bool = False
+
+    def fitted(self, support, train_set):
+        """Return a preprocessing of these maps."""
+        plain = Preprocessing(support).fit(*train_set, self.marginal)
+        return plain.with_radial(*train_set) if self.radial else plain
+
+
+class _Trial(NamedTuple):
+    """Preprocessings of all splits, and what mixtures of little work make of them.
+
+    Attributes
+    ----------
+    maps : _Maps
+    mixed : list of Preprocessing
+    is_grown : bool
+        Whether more work would make no others of them.
+    losses, shares : ndarray
+        Negative log-likelihoods of the held-out rows, and their weights.
+    """
+
+    maps: _Maps
     mixed: list
     is_grown: bool
-    nll: float
+    losses: np.ndarray
+    shares: np.ndarray
+
+    @property
+    def nll(self):
+        """Mean negative log-likelihood of the held-out rows."""
+        return np.average(self.losses, weights=self.shares)
 
     def is_better_than(self, nll):
         """Whether there are mixtures, and of a lower negative log-likelihood."""
         return self.nll < nll and any(one.has_mixtures for one in self.mixed)
+
+    def is_clearly_better_than(self, other):
+        """Whether held-out rows gain more than the standard error of their gain."""
+        gains = other.losses - self.losses
+        mean = np.average(gains, weights=self.shares)
+        error = np.sqrt((self.shares**2 * (gains - mean) ** 2).sum())
+        return mean > error / self.shares.sum()
 
 
 class Start:
@@ -75,14 +118,16 @@ class Start:
     def __init__(self, splits, work, rng, seed, earlier):
         self._splits, self._work, self._seed = splits, work, seed
         self.interrupted = False
-        self._marginal = work.marginals[0]
         self._has_mixtures = earlier is not None and earlier.preprocessing.has_mixtures
+        # What mixtures stand behind is chosen again, as it was.
+        has_radial = earlier is not None and earlier.preprocessing.radial_ is not None
+        self._maps = _Maps(work.marginals[0], has_radial and not self._has_mixtures)
         self.folds = None
         if earlier is not None and len(splits) == 1:
             self.preprocessings = [earlier.preprocessing]
             self.folds = self._folds()
             return
-        self.preprocessings = self._fitted(self._marginal, splits)
+        self.preprocessings = self._fitted(self._maps, splits)
         may_have = earlier is None and work.mixture_work and splits
         if self._has_mixtures or (may_have and self._n_active_fits):
             self._choose(rng)
@@ -91,18 +136,20 @@ class Start:
 
     def _choose(self, rng):
         """Let the best mixture grow, and take it if it is better than a flow."""
-        trials = self._trials()
-        trial = min(trials, key=lambda trial: trial.nll)
+        first, trial, n_trials = self._trials()
+        if first.maps.radial:
+            self._maps = self._maps._replace(radial=True)
+            self.preprocessings = self._fitted(self._maps, self._splits)
         below = math.inf if self._has_mixtures else self._to_beat(trial, rng)
         if below == -math.inf:
             return
-        self._left = self._growing_work(len(trials), trial.nll < below)
+        self._left = self._growing_work(n_trials, trial.nll < below)
         if not (trial.is_grown or self.interrupted):
-            fitted = self._fitted(trial.marginal, self._splits)
-            trial = self._trial(trial.marginal, fitted, self._splits, self._left)
+            fitted = self._fitted(trial.maps, self._splits)
+            trial = self._trial(trial.maps, fitted, self._splits, self._left)
         self._has_mixtures = self._has_mixtures or trial.is_better_than(below)
         if self._has_mixtures:
-            self._marginal = trial.marginal
+            self._maps = trial.maps
             self.preprocessings, self.folds = trial.mixed, None
 
     def _to_beat(self, trial, rng):
@@ -125,16 +172,13 @@ class Start:
 
     def preprocessing(self, X, weight):
         """Return the preprocessing of all rows."""
-        plain = Preprocessing(self._work.support).fit(X, weight, self._marginal)
+        plain = self._maps.fitted(self._work.support, (X, weight))
         if not self._has_mixtures:
             return plain
         return self._mixed(plain, (X, weight), self._left)[0]
 
-    def _fitted(self, marginal, splits):
-        support = self._work.support
-        return [
-            Preprocessing(support).fit(*train_set, marginal) for train_set, _ in splits
-        ]
+    def _fitted(self, maps, splits):
+        return [maps.fitted(self._work.support, train_set) for train_set, _ in splits]
 
     @property
     def _n_active_fits(self):
@@ -159,18 +203,56 @@ class Start:
         A map may serve one Gaussian and not many: the tails that it draws in are those
         of a wide part, and what was one plane for all parts it bends. Another serves
         many: what every column has by itself, lumps and gaps, the parts need not learn.
+        A radial map, which does not know of parts either, is tried behind the maps that
+        a flow gets, for what many Gaussians say of it a flow says too; and behind those
+        that mixtures are best with.
+
+        Returns
+        -------
+        first, best : _Trial
+            With the maps that a flow gets, and that mixtures are best with.
+        n_trials : int
         """
         splits = [(self._some(*train_set), held) for train_set, held in self._splits]
         # All without maps are the same.
         different = {}
         for i, marginal in enumerate(self._work.marginals):
-            plain = self._fitted(marginal, splits) if i else self.preprocessings
+            maps = _Maps(marginal)
+            plain = self._fitted(maps, splits) if i else self.preprocessings
             has_maps = any(one.marginal_ is not None for one in plain)
-            different[marginal if has_maps else None] = plain
-        return [
-            self._trial(marginal, plain, splits, self._trial_work)
-            for marginal, plain in different.items()
+            different[maps if has_maps else _Maps(None)] = plain
+        trials = [
+            self._trial(maps, plain, splits, self._trial_work)
+            for maps, plain in different.items()
         ]
+        chosen = [trials[0], min(trials, key=lambda trial: trial.nll)]
+        if not self._work.radial:
+            return *chosen, len(trials)
+        curved = {}
+        for trial in chosen:
+            plain = different[trial.maps]
+            if trial.maps not in curved:
+                curved[trial.maps] = self._radial_trial(trial, plain, splits)
+        n_trials = len(trials) + sum(one is not None for one in curved.values())
+        first, best = (
+            other
+            if (other := curved[trial.maps]) is not None
+            and other.is_clearly_better_than(trial)
+            else trial
+            for trial in chosen
+        )
+        return first, best, n_trials
+
+    def _radial_trial(self, trial, plain, splits):
+        """The same trial with a radial map in front, or None if there is none."""
+        behind = [
+            one.with_radial(*train_set)
+            for one, (train_set, _) in zip(plain, splits, strict=True)
+        ]
+        if all(one.radial_ is None for one in behind):
+            return None
+        maps = trial.maps._replace(radial=True)
+        return self._trial(maps, behind, splits, self._trial_work)
 
     def _some(self, X, weight):
         """Rows that are enough for a trial: all of them, if these are not many."""
@@ -180,7 +262,7 @@ class Start:
         some = np.sort(splitting.draw(len(X), TRIAL_ROWS, some))
         return X[some], weight[some]
 
-    def _trial(self, marginal, plain, splits, work):
+    def _trial(self, maps, plain, splits, work):
         pairs = [
             self._mixed(one, train_set, work)
             for one, (train_set, _) in zip(plain, splits, strict=True)
@@ -190,7 +272,7 @@ class Start:
             len(some) == len(X)
             for ((some, _), _), ((X, _), _) in zip(splits, self._splits, strict=True)
         )
-        return _Trial(marginal, mixed, is_grown, self._nll(mixed))
+        return _Trial(maps, mixed, is_grown, *self._losses(mixed))
 
     def _mixed(self, preprocessing, train_set, work):
         # Where there are folds, all rows come after them.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,12 @@ class _Maps(NamedTuple):
 
     marginal: Callable | None
     radial: bool = False
+
+    def as_in(self, preprocessing):
+        """Return these maps without a marginal one that a radial map replaced."""
+        radial = preprocessing.radial_ is not None
+        is_replaced = radial and preprocessing.marginal_ is None
+        return _Maps(None if is_replaced else self.marginal, radial)
 
     def fitted(self, support, train_set):
         """Return a preprocessing of these maps."""
@@ -119,9 +126,10 @@ class Start:
         self._splits, self._work, self._seed = splits, work, seed
         self.interrupted = False
         self._has_mixtures = earlier is not None and earlier.preprocessing.has_mixtures
-        # What mixtures stand behind is chosen again, as it was.
-        has_radial = earlier is not None and earlier.preprocessing.radial_ is not None
-        self._maps = _Maps(work.marginals[0], has_radial and not self._has_mixtures)
+        self._maps = _Maps(work.marginals[0])
+        if earlier is not None and not self._has_mixtures:
+            # What mixtures stand behind is chosen again, as it was.
+            self._maps = self._maps.as_in(earlier.preprocessing)
         self.folds = None
         if earlier is not None and len(splits) == 1:
             self.preprocessings = [earlier.preprocessing]
@@ -138,7 +146,7 @@ class Start:
         """Let the best mixture grow, and take it if it is better than a flow."""
         first, trial, n_trials = self._trials()
         if first.maps.radial:
-            self._maps = self._maps._replace(radial=True)
+            self._maps = first.maps
             self.preprocessings = self._fitted(self._maps, self._splits)
         below = math.inf if self._has_mixtures else self._to_beat(trial, rng)
         if below == -math.inf:
@@ -204,8 +212,8 @@ class Start:
         of a wide part, and what was one plane for all parts it bends. Another serves
         many: what every column has by itself, lumps and gaps, the parts need not learn.
         A radial map, which does not know of parts either, is tried behind the maps that
-        a flow gets, for what many Gaussians say of it a flow says too; and behind those
-        that mixtures are best with.
+        a flow gets, for what many Gaussians say of it a flow says too, behind those
+        that mixtures are best with, and behind none: it draws in tails as well.
 
         Returns
         -------
@@ -221,37 +229,36 @@ class Start:
             plain = self._fitted(maps, splits) if i else self.preprocessings
             has_maps = any(one.marginal_ is not None for one in plain)
             different[maps if has_maps else _Maps(None)] = plain
-        trials = [
-            self._trial(maps, plain, splits, self._trial_work)
+        trials = {
+            maps: self._trial(maps, plain, splits, self._trial_work)
             for maps, plain in different.items()
-        ]
-        chosen = [trials[0], min(trials, key=lambda trial: trial.nll)]
+        }
+        first = next(iter(trials.values()))
+        best = min(trials.values(), key=attrgetter("nll"))
         if not self._work.radial:
-            return *chosen, len(trials)
-        curved = {}
-        for trial in chosen:
-            plain = different[trial.maps]
-            if trial.maps not in curved:
-                curved[trial.maps] = self._radial_trial(trial, plain, splits)
-        n_trials = len(trials) + sum(one is not None for one in curved.values())
-        first, best = (
-            other
-            if (other := curved[trial.maps]) is not None
-            and other.is_clearly_better_than(trial)
-            else trial
-            for trial in chosen
-        )
-        return first, best, n_trials
+            return first, best, len(trials)
+        candidates = dict.fromkeys([first.maps, best.maps, _Maps(None)])
+        curved = [
+            self._radial_trial(maps, different[maps], splits)
+            for maps in candidates
+            if maps in different
+        ]
+        curved = [trial for trial in curved if trial is not None]
+        n_trials = len(trials) + len(curved)
+        of_flow = [
+            one for one in curved if one.maps.marginal in (None, first.maps.marginal)
+        ]
+        return _best(first, of_flow), _best(best, curved), n_trials
 
-    def _radial_trial(self, trial, plain, splits):
-        """The same trial with a radial map in front, or None if there is none."""
+    def _radial_trial(self, maps, plain, splits):
+        """A trial with radial maps behind these, or None if there are none."""
         behind = [
             one.with_radial(*train_set)
             for one, (train_set, _) in zip(plain, splits, strict=True)
         ]
         if all(one.radial_ is None for one in behind):
             return None
-        maps = trial.maps._replace(radial=True)
+        maps = maps._replace(radial=True)
         return self._trial(maps, behind, splits, self._trial_work)
 
     def _some(self, X, weight):
@@ -345,6 +352,12 @@ class Start:
             losses.append(-one.log_density(X))
             shares.append(weight / weight.mean())
         return np.concatenate(losses), np.concatenate(shares)
+
+
+def _best(trial, others):
+    """Return the best of the others if it is clearly better than a trial, or that."""
+    others = [other for other in others if other.is_clearly_better_than(trial)]
+    return min([*others, trial], key=attrgetter("nll"))
 
 
 def _mean(folds, losses):

@@ -34,6 +34,7 @@ FLOORS = {
     "skjko.growth": 1,
     "skjko.rosenblatt": 1,
     "skjko.marginals": 2,
+    "skjko.radial": 0,
     "skjko.preprocessing": 3,
     "skjko.splitting": 2,
     "skjko.support": 3,

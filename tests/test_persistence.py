@@ -37,6 +37,7 @@ GOLDEN = DATA / "density-1.safetensors"
 GOLDEN_2 = DATA / "density-2.safetensors"
 GOLDEN_3 = DATA / "density-3.safetensors"
 GOLDEN_4 = DATA / "density-4.safetensors"
+GOLDEN_5 = DATA / "density-5.safetensors"
 GOLDEN_DETECTOR = DATA / "detector-1.safetensors"
 
 
@@ -91,6 +92,11 @@ CASES = {
         {},
     ),
     "lumps": (quick(max_blocks=1, mixture_map="auto"), LUMPY, {}),
+    "many sizes": (
+        quick(max_blocks=1, mixture_map="auto"),
+        normal(300, 6) / np.abs(normal(300, 1, 3)),
+        {},
+    ),
     "steps given": (
         quick(discrete=[0.5, None], marginal_map=None, bounds=[None, (-9, None)]),
         np.c_[np.round(2 * X[:100, :1]) / 2, X[:100, 1:]],
@@ -422,11 +428,13 @@ def test_format_1_is_still_read():
     assert len(density._fitted.fold_flows) == 3
 
 
-def assert_is_read(density, scores, sample, validation_scores, random_int):
+ROWS = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
+
+
+def assert_is_read(density, scores, sample, validation_scores, random_int, rows=ROWS):
     """What golden files from version 2 on have in common, and numbers of their own."""
     assert density.n_blocks_ == 1
-    rows = [[-1.0, -0.5, 2.0], [0.25, 0.5, 2.0], [3.0, 1.0, 2.001]]
-    rows = pd.DataFrame(rows, columns=["a", "b", "c"])
+    rows = pd.DataFrame(rows, columns=density.feature_names_in_)
     np.testing.assert_allclose(density.score_samples(rows), scores, rtol=1e-9)
     drawn = density.sample(2, random_state=0)
     np.testing.assert_allclose(drawn, sample, rtol=1e-4)
@@ -472,10 +480,10 @@ def test_format_3_is_still_read():
     )
 
 
-def test_the_golden_file_of_version_4():
+def test_format_4_is_still_read():
     """As that of version 3, with a regularized round.
 
-    Made, with the numbers below, by tests/data/make_density.py.
+    Made, with the numbers below, by the fourth version of tests/data/make_density.py.
     """
     assert GOLDEN_4.stat().st_size < 20_000
     density = JKOFlowDensity.load(GOLDEN_4)
@@ -486,6 +494,38 @@ def test_the_golden_file_of_version_4():
         [0.09988154735574417, 1.8957691152993714, 2.0],
     ]
     assert_is_read(density, scores, sample, [11.07596206665039, 11.1217622756958], 715)
+
+
+def test_the_golden_file_of_version_5():
+    """A radial map and a block, cross-validated.
+
+    Made, with the numbers below, by tests/data/make_density.py.
+    """
+    assert GOLDEN_5.stat().st_size < 20_000
+    density = JKOFlowDensity.load(GOLDEN_5)
+    assert density.radial_map_ is not None
+    rows = [[-1.0, -0.5, 0, 0, 1, 2], [0.25, 0.5, 0, 0, 0, 2], [3, 1, 0, 0, 0, 2.001]]
+    scores = [3.4218732850038447, 6.937743304216957, -10975.60091386318]
+    sample = [
+        [
+            19.72511907156446,
+            10.030107986828057,
+            -0.39693718252571203,
+            0.9064471152142533,
+            1.1379980235045624,
+            2.0,
+        ],
+        [
+            0.6094621538936132,
+            0.7118752953176681,
+            -0.532983350609557,
+            -0.30279026824936295,
+            0.44382886947760486,
+            2.0,
+        ],
+    ]
+    nll = [0.6939800977706909, 1.076900601387024]
+    assert_is_read(density, scores, sample, nll, 960, rows)
 
 
 # ------------------------------------------------------------------- damaged files
@@ -816,6 +856,30 @@ def test_hostile_mixtures_of_columns_are_refused(change, message, path):
     refused(edited(change, content), path, message)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (set_in("has_radial", value=False), "belongs to nothing"),
+        (set_in("has_radial", value=1), "'has_radial'"),
+        (array_to("radial", np.array([1.0, 0.0])), "not positive"),
+        (array_to("radial", np.array([-1.0, 1.0])), "radial"),
+        (array_to("radial", np.array([1.0, np.inf])), "radial"),
+        (array_to("radial", np.ones(3)), "shape"),
+    ],
+)
+def test_hostile_radial_maps_are_refused(change, message, path):
+    content = current(JKOFlowDensity, GOLDEN_5)[0]
+    refused(edited(change, content), path, message)
+
+
+def test_older_files_have_no_radial_map(path):
+    content = GOLDEN_4.read_bytes()
+    model = json.loads(header_of(content)[0]["__metadata__"]["model"])
+    changed = {**model, "has_radial": False}
+    content = container.dump("JKOFlowDensity", 4, changed, load_arrays(content))
+    refused(content, path, "no radial maps in its version")
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_older_files_have_their_own_flags(version, path):
     content = (DATA / f"density-{version}.safetensors").read_bytes()
@@ -848,7 +912,7 @@ def test_no_checksum_no_model(path):
 
 @pytest.mark.parametrize(
     "version, message",
-    [("5", "version 5, .* newer skjko"), ("", "format_version"), ("²", "format_ver")],
+    [("6", "version 6, .* newer skjko"), ("", "format_version"), ("²", "format_ver")],
 )
 def test_other_versions_are_named(version, message, path):
     header, data = header_of(CONTENT)

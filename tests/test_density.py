@@ -621,6 +621,7 @@ def test_bad_rows_at_use(density, method):
         ("discrete", {0: np.inf}),
         ("discrete", {True: 1.0}),
         ("marginal_map", "always"),
+        ("radial_map", "always"),
         ("mixture_map", "always"),
         ("random_state", "zero"),
         ("warm_start", "yes"),

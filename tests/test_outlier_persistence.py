@@ -148,7 +148,7 @@ def array_to(name, value):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (set_in("density_format", value=5), "density has format version 5.* newer"),
+        (set_in("density_format", value=6), "density has format version 6.* newer"),
         (set_in("density_format", value=0), "'density_format'"),
         (set_in("density", value={}), "entries|missing"),
         (set_in("density", "n_features_in", value=3), "columns are not 3"),

@@ -25,6 +25,10 @@ _SLACK, _N_PROBES, _MAX_STEPS = 10.0, 512, 32
 # Standard errors within which a loss may be noise.
 _NOISE = 2.0
 
+# Noise is learned from rows that are seen again and again. What held-out rows lose in so
+# few passes is by a learning rate that will fall.
+_FEW_PASSES = 5
+
 
 def confined(velocity_fields, folds):
     """The fields, faded out beyond the farthest of all rows they are trained on."""
@@ -130,7 +134,7 @@ class Stage:
         patience = self.options.patience if start is None else math.inf
         before = self._objective(start, step_size)
         best, self.n_iter = pooled(self.folds, before)[0], self.n_done
-        disappointments = 0
+        disappointments, n_few = 0, self._n_iter_of(_FEW_PASSES)
         while (progress := self.progress) < 1 and not self.broken:
             n = self.options.n_evaluations
             target = (math.floor(progress * n) + 1) / n
@@ -141,15 +145,17 @@ class Stage:
             value = pooled(self.folds, values)[0]
             self.scores.append((self.n_done, value))
             report("scored", self.n_done, value)
-            disappointments += 1
             if value < best:
                 best, disappointments = value, 0
                 self.fields = copy.deepcopy(averages)
                 self.n_iter = self.n_done
-            elif start is None and self.fields and self._is_worse(values, before):
-                # What was better than no block, and is no more, has had its day.
-                break
-            if disappointments >= patience:
+                continue
+            if self.n_done < n_few:
+                continue
+            disappointments += 1
+            # What was better than no block, and is no more, has had its day.
+            is_over = start is None and self.fields and self._is_worse(values, before)
+            if is_over or disappointments >= patience:
                 break
 
     def outcome(self, seconds, states):
@@ -186,6 +192,11 @@ class Stage:
     def progress(self):
         """Share of the training that is over."""
         return self.pace.progress(self.n_done)
+
+    def _n_iter_of(self, n_passes):
+        """Iterations in which a block sees the rows so many times."""
+        n_rows = max(len(fold.train) for fold in self.folds)
+        return n_passes * n_rows / self.options.batch_size
 
     def _advance(self):
         for trainer in self.trainers:

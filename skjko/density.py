@@ -644,9 +644,9 @@ class JKOFlowDensity(
         -------
         log_density : ndarray of shape (n_samples,)
             Log-density in nats, per unit of the data handed in, as float64. It is -inf
-            outside of the bounds and beyond 1e154 standard deviations; in discrete
-            columns it is the average over a cell: with the logarithm of all their
-            steps it is a log-probability in them.
+            outside of the bounds and beyond 1e154 standard deviations (unless long
+            tails are drawn in); in discrete columns it is the average over a cell: with
+            the logarithm of all their steps it is a log-probability in them.
         """
         X = self._validated(X)
         return self._model.log_density(X)

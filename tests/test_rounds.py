@@ -16,7 +16,7 @@ from skjko.flow import history, ode, schedule, scheme
 from skjko.flow.fields import Confined, MLPField, Part
 from skjko.flow.flow import Flow
 from skjko.flow.fold import Fold
-from skjko.flow.pace import Deadline
+from skjko.flow.pace import Deadline, Pace
 from skjko.flow.rows import Rows
 from skjko.flow.training import Options
 
@@ -196,6 +196,40 @@ def test_steered_blocks_train_for_no_longer_than_the_others(max_iter, held_out):
     for record in made.records:
         assert 0 < record.n_iter <= max_iter
         assert len(record.losses) == record.n_iter
+
+
+@pytest.mark.parametrize(
+    "n_rows, patience, n_done",
+    [
+        # Rows that were seen often: it ends with the first score that is a loss.
+        pytest.param(100, 5, 20, id="many passes"),
+        # Five passes are 50 iterations, before which no loss counts.
+        pytest.param(1000, 5, 50, id="few passes, a loss"),
+        pytest.param(700, 2, 50, id="few passes, patience"),
+    ],
+)
+def test_what_was_lost_in_few_passes_may_come_back(
+    monkeypatch, n_rows, patience, n_done
+):
+    rows = [Rows(torch.randn(n, 2), torch.ones(n)) for n in (n_rows, 50)]
+    options = Options(max_iter=100, batch_size=100, patience=patience)
+    stage = scheme.Stage(
+        [Fold(*rows, torch.zeros(50))],
+        [MLPField(2, (4, 4), "tanh", generator=generator(0))],
+        math.inf,
+        options,
+        [generator(0)],
+        Pace(100),
+    )
+    # Before, after ten iterations, and from then on: worse than no block, or than best.
+    loss = 2.0 if patience == 5 else 0.95
+    values = iter([1.0, 0.9, *[loss] * 9])
+    monkeypatch.setattr(
+        stage, "_objective", lambda *_: [torch.full((50,), next(values))]
+    )
+    stage.search(lambda *_: None)
+    assert stage.n_iter == 10
+    assert stage.n_done == n_done
 
 
 # ------------------------------------------------------------------- regularization

@@ -25,8 +25,8 @@ _SLACK, _N_PROBES, _MAX_STEPS = 10.0, 512, 32
 # Standard errors within which a loss may be noise.
 _NOISE = 2.0
 
-# Noise is learned from rows that are seen again and again. What held-out rows lose in so
-# few passes is by a learning rate that will fall.
+# Noise is learned from rows that are seen again and again. What held-out rows lose in
+# so few passes is by a learning rate that will fall.
 _FEW_PASSES = 5
 
 

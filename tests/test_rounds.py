@@ -243,11 +243,11 @@ def noisy_crew(held_out=True, **options):
         x[:, 0] = 0.3 * x[:, 0] + torch.sin(2 * x[:, 1]) + torch.sin(2 * x[:, 2])
         return Rows(x / x.std(0), torch.ones(n))
 
-    folds = [Fold(rows(600, 0), rows(1000, 1), torch.zeros(1000))]
+    folds = [Fold(rows(1000, 0), rows(1000, 1), torch.zeros(1000))]
     return scheme.Crew(
         folds if held_out else [Fold(folds[0].train)],
         lambda d, g: MLPField(d, (64, 64), "silu", generator=g),
-        Options(**{"max_iter": 150, "batch_size": 150, **options}),
+        Options(**{"max_iter": 300, "batch_size": 100, **options}),
         [generator(2)],
     )
 

@@ -130,9 +130,10 @@ def batches(n_rows, row_bytes, multiple=1, at_most=None):
         size = max(1, min(size, at_most))
     if size > multiple:
         size -= size % multiple
-    # Not `gen_batches`: its checks would be a twentieth of scoring one row.
-    for start in range(0, max(n_rows, 1), size):
-        yield slice(start, min(start + size, max(n_rows, 1)))
+    # Not `gen_batches`, whose checks are felt in the scoring of one row.
+    end = max(n_rows, 1)
+    for start in range(0, end, size):
+        yield slice(start, min(start + size, end))
 
 
 def map_rows(function, X, slices, axis=0):

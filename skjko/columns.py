@@ -20,7 +20,7 @@ _STANDARD_ERRORS = 2.0
 _WORTHWHILE_GAIN = 0.2
 # The gain of one row is cut off here, in nats: in heavy tails a few rows would make up
 # most of the gain, and more of its standard error.
-_LARGEST_GAIN = 5.0
+LARGEST_GAIN = 5.0
 # Columns with less than this share of a flat direction are no part of it.
 _FLAT_SHARE = 1e-6
 # Columns of narrower values are left alone: numbers have no digits left below.
@@ -208,7 +208,7 @@ def choose_marginal_map(X, weight, gaussian_of):
         Y, log_det = marginal.forward(X[b])
         with np.errstate(invalid="ignore"):
             gains[b] = log_det + _log_density(mapped, Y) - _log_density(plain, X[b])
-    if not _pays(gains, weight, least=0.0, errors=1.0):
+    if not pays(gains, weight, least=0.0, errors=1.0):
         return None
     return _fit(X, weight, helped)
 
@@ -234,12 +234,21 @@ def _gain(x, weight):
         gains[b] = _score(x[a], weight[a], fitted, x[b]) - _score(
             x[a], weight[a], None, x[b]
         )
-    gains = np.clip(gains, -_LARGEST_GAIN, _LARGEST_GAIN)
-    pays = _pays(gains, weight, _LEAST_GAIN, _STANDARD_ERRORS)
-    return np.average(gains, weights=weight) if pays else 0.0
+    gains = np.clip(gains, -LARGEST_GAIN, LARGEST_GAIN)
+    is_gain = pays(gains, weight, _LEAST_GAIN, _STANDARD_ERRORS)
+    return np.average(gains, weights=weight) if is_gain else 0.0
 
 
-def _pays(gains, weight, least, errors):
+def pays(gains, weight, least, errors):
+    """Whether gains of rows are more than `least` in the mean, and than its errors.
+
+    Parameters
+    ----------
+    gains, weight : ndarray of shape (n_samples,)
+    least : float
+    errors : float
+        Standard errors of the mean.
+    """
     # What overflows, or is the difference of what did, is too uncertain to pay.
     with np.errstate(over="ignore", invalid="ignore"):
         mean = np.average(gains, weights=weight)

@@ -361,8 +361,7 @@ class Preprocessing:
     def inverse(self, Z):
         """Map z back to rows in data units."""
         if self.mixture_ is not None:
-            Z, n_active = Z.copy(), Z.shape[1] - self.n_flat_
-            Z[:, :n_active] = self.mixture_.inverse(Z[:, :n_active])
+            Z = self._with_active(Z, self.mixture_.inverse)
         return self._data(Z)
 
     def draw(self, n_samples, rng):
@@ -373,11 +372,16 @@ class Preprocessing:
             Z[:, :n_active] = self.mixture_.draw(n_samples, rng)
         return self._data(Z)
 
+    def _with_active(self, Z, function):
+        """Return rows whose columns that are not flat are mapped."""
+        Z, n_active = Z.copy(), Z.shape[1] - self.n_flat_
+        Z[:, :n_active] = function(Z[:, :n_active])
+        return Z
+
     def _data(self, Z):
         """Map rows that are behind the radial map, if there is one, to data units."""
         if self.radial_ is not None:
-            Z, n_active = Z.copy(), Z.shape[1] - self.n_flat_
-            Z[:, :n_active] = self.radial_.inverse(Z[:, :n_active])
+            Z = self._with_active(Z, self.radial_.inverse)
         X = self.gaussian_.inverse(Z)
         for one in reversed(self._maps):
             X = one.inverse(X)

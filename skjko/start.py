@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from skjko import chunks, splitting
+from skjko import chunks, columns, splitting
 from skjko.flow.fold import Fold, pooled
 from skjko.flow.rows import Rows
 from skjko.preprocessing import Preprocessing
@@ -25,9 +25,6 @@ MIXTURE_COLUMNS = 128
 RACE_ITERATIONS, RACE_SHARE, RACE_HOPE = 100, 0.25, 2.5
 # Standard errors by which a flow has to be behind on one fold to be so on all.
 CLEAR = 2.0
-# The gain of one row is cut off here, in nats: in heavy tails a few rows would make up
-# most of the gain, and more of its standard error.
-LARGEST_GAIN = 5.0
 # Share of the mixtures' work in which one shows what it is good for, and with what
 # maps; floating-point operations, and rows, that this takes at most; and the share of
 # the work in which one may come to be better after all than a flow.
@@ -93,10 +90,9 @@ class _Trial(NamedTuple):
 
     def is_clearly_better_than(self, other):
         """Whether held-out rows gain more than the standard error of their gain."""
-        gains = np.clip(other.losses - self.losses, -LARGEST_GAIN, LARGEST_GAIN)
-        mean = np.average(gains, weights=self.shares)
-        error = np.sqrt((self.shares**2 * (gains - mean) ** 2).sum())
-        return mean > error / self.shares.sum()
+        largest = columns.LARGEST_GAIN
+        gains = np.clip(other.losses - self.losses, -largest, largest)
+        return columns.pays(gains, self.shares, least=0.0, errors=1.0)
 
 
 class Start:

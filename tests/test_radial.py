@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from skjko import datasets
 from skjko.radial import RadialMap, choose_radial_map
 
 positive = st.floats(1e-3, 1e3)
@@ -149,6 +150,18 @@ def test_a_density_starts_behind_it(n):
     drawn = density.sample(2000, random_state=0) @ np.linalg.inv(mixing)
     lengths = [np.linalg.norm(rows, axis=1) for rows in (drawn, student(2000, d, 2, 3))]
     assert stats.ks_2samp(*lengths).pvalue > 0.001
+
+
+def test_it_draws_in_tails_in_place_of_marginal_maps():
+    truth = datasets.heavy_tails(5)
+    X, X_test = (truth.sample(3000, random_state=i) for i in (0, 1))
+    assert quick(max_blocks=0).fit(X).marginal_map_ is not None
+    density = quick(mixture_map="auto").fit(X)
+    assert density.radial_map_ is not None
+    assert density.marginal_map_ is None
+    plain = quick(mixture_map="auto", radial_map=None).fit(X)
+    gain = density.score_samples(X_test) - plain.score_samples(X_test)
+    assert gain.mean() > 2 * gain.std() / math.sqrt(len(gain))
 
 
 def test_rows_of_one_size_have_none():

@@ -12,7 +12,7 @@ from skjko.flow.fields import Confined
 from skjko.flow.flow import Block
 from skjko.flow.fold import movement, pooled
 from skjko.flow.journal import Outcome
-from skjko.flow.training import trainers
+from skjko.flow.training import iterations_of, trainers
 
 # A reparameterized block corrects its step size so often, in this share of its
 # iterations, by the movement of so many rows; then it settles at the last one.
@@ -134,7 +134,9 @@ class Stage:
         patience = self.options.patience if start is None else math.inf
         before = self._objective(start, step_size)
         best, self.n_iter = pooled(self.folds, before)[0], self.n_done
-        disappointments, n_few = 0, self._n_iter_of(_FEW_PASSES)
+        n_rows = max(len(fold.train) for fold in self.folds)
+        n_few = iterations_of(_FEW_PASSES, n_rows, self.options.batch_size)
+        disappointments = 0
         while (progress := self.progress) < 1 and not self.broken:
             n = self.options.n_evaluations
             target = (math.floor(progress * n) + 1) / n
@@ -192,11 +194,6 @@ class Stage:
     def progress(self):
         """Share of the training that is over."""
         return self.pace.progress(self.n_done)
-
-    def _n_iter_of(self, n_passes):
-        """Iterations in which a block sees the rows so many times."""
-        n_rows = max(len(fold.train) for fold in self.folds)
-        return n_passes * n_rows / self.options.batch_size
 
     def _advance(self):
         for trainer in self.trainers:

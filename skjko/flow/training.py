@@ -62,9 +62,14 @@ class Options:
     max_rollbacks: int = 8
 
 
+def iterations_of(n_passes, n_rows, batch_size):
+    """Iterations in which a block sees as many rows so often."""
+    return n_passes * n_rows // min(batch_size, n_rows)
+
+
 def enough_iterations(n_rows, batch_size):
     """Iterations in which a block sees as many rows often enough to have learned."""
-    return _N_EPOCHS * n_rows // min(batch_size, n_rows)
+    return iterations_of(_N_EPOCHS, n_rows, batch_size)
 
 
 def _optimizers(parameters, n_features, n_fields, options):

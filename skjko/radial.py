@@ -15,8 +15,8 @@ _LEAST_GAIN = 0.02
 # are no rows to tell of a density. So many root mean squares of them make the map
 # straight for all rows.
 _NEAREST, _FARTHEST = 0.05, 150.0
-# Logarithms between which lengths stay, and the largest log(1 + |x|^2 / radius^2).
-_SHORTEST, _LONGEST, _LARGEST = -300.0, 690.0, 2000.0
+# Logarithms between which lengths stay.
+_SHORTEST, _LONGEST = -300.0, 690.0
 
 
 class RadialMap:
@@ -48,8 +48,8 @@ class RadialMap:
     def inverse(self, Y):
         """Map back; what would be longer than all numbers gets about the longest."""
         log_length = _log_length(Y)
-        log_drawn = 2 * (log_length - math.log(self.scale))
-        drawn = np.exp(np.minimum(log_drawn, math.log(_LARGEST)))
+        with np.errstate(over="ignore"):
+            drawn = np.exp(2 * (log_length - math.log(self.scale)))
         # The logarithm of exp(drawn) - 1.
         log_square = drawn + np.log(-np.expm1(-drawn))
         moved = np.minimum(math.log(self.radius) + log_square / 2, _LONGEST)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from skjko import datasets
+from skjko import datasets, start
+from skjko.marginals import MarginalMixtures
 from skjko.radial import RadialMap, choose_radial_map
 
 positive = st.floats(1e-3, 1e3)
@@ -162,6 +163,45 @@ def test_it_draws_in_tails_in_place_of_marginal_maps():
     plain = quick(mixture_map="auto", radial_map=None).fit(X)
     gain = density.score_samples(X_test) - plain.score_samples(X_test)
     assert gain.mean() > 2 * gain.std() / math.sqrt(len(gain))
+
+
+def test_it_is_tried_behind_no_marginal_maps_too(monkeypatch):
+    tried, radial_trial = [], start.Start._radial_trial
+
+    def seen(self, maps, *args):
+        tried.append(maps.marginal)
+        return radial_trial(self, maps, *args)
+
+    monkeypatch.setattr(start.Start, "_radial_trial", seen)
+    # Lumps, which have to do with each other: mixtures like columns' own best.
+    rng = np.random.RandomState(2)
+    a, b = rng.standard_normal((2, 300))
+    X = np.floor(np.column_stack([a, np.tanh(2 * a) + 0.5 * b]))
+    density = quick(mixture_map="auto").fit(X + 0.1 * rng.standard_normal(X.shape))
+    assert isinstance(density.marginal_map_, MarginalMixtures)
+    assert len(tried) == len(set(tried))
+    assert None in tried
+    assert len(tried) > 1
+
+
+@pytest.mark.parametrize(
+    "gains, is_clear",
+    [
+        pytest.param([0.1, 0.3], True, id="all gain"),
+        pytest.param([0.9, -0.7], False, id="within the error"),
+        pytest.param([-0.1, -0.3], False, id="all lose"),
+        # One row of a hundred far out.
+        pytest.param([0.1, 0.3] * 49 + [0.2, 500.0], True, id="one gains much"),
+        pytest.param([-0.1, -0.3] * 49 + [-0.2, 500.0], False, id="only one gains"),
+    ],
+)
+def test_a_clear_gain(gains, is_clear):
+    losses = np.zeros(len(gains))
+    one, other = (
+        start._Trial(start._Maps(None), [], True, loss, np.ones(len(gains)))
+        for loss in (losses - gains, losses)
+    )
+    assert one.is_clearly_better_than(other) == is_clear
 
 
 def test_rows_of_one_size_have_none():

@@ -107,6 +107,7 @@ def ablate(name, make, max_iter):
     settings = {
         "max_iter": max_iter,
         "batch_size": batch_size,
+        "n_ode_steps": 2,
         "mixture_map": None,
         "random_state": 0,
     }

@@ -128,9 +128,10 @@ class JKOFlowDensity(
         Step sigma_0 of "finite_difference", in standard deviations; divided by the
         square root of the number of columns.
 
-    n_ode_steps : int, default=2
-        Runge-Kutta steps through a block in training. Scores use finer grids, chosen at
-        fit so that a finer grid still changes nothing.
+    n_ode_steps : int or "auto", default="auto"
+        Runge-Kutta steps through a block in training; "auto" is 1 from 2000 rows on,
+        and 2 below, for Fourier features and for fields that depend on time. Scores use
+        grids of their own, chosen at fit so that a finer grid changes nothing.
 
     batch_size : int or "auto", default="auto"
         Rows in a minibatch; "auto" is a 16th of the rows, but at least 128 and at most
@@ -348,7 +349,10 @@ class JKOFlowDensity(
         "divergence": [StrOptions({"exact", "hutchinson", "finite_difference"})],
         "n_probes": [Interval(Integral, 1, None, closed="left")],
         "probe_scale": [Interval(Real, 0, None, closed="neither")],
-        "n_ode_steps": [Interval(Integral, 1, None, closed="left")],
+        "n_ode_steps": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "batch_size": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
@@ -389,7 +393,7 @@ class JKOFlowDensity(
         divergence="exact",
         n_probes=1,
         probe_scale=0.01,
-        n_ode_steps=2,
+        n_ode_steps="auto",
         batch_size="auto",
         learning_rate_init=0.01,
         alpha=0.0,

@@ -15,7 +15,7 @@ from skjko.flow.fold import Fold
 from skjko.flow.pace import Deadline, Pace
 from skjko.flow.rows import Rows
 from skjko.flow.training import BlockTrainer, Options
-from skjko.settings import _RATE, _mixture_work
+from skjko.settings import _RATE, _mixture_work, _options
 
 
 class Clock:
@@ -203,6 +203,26 @@ def test_within_a_limit_all_of_many_rows_are_seen_often_enough(n, settings, n_it
         max_blocks=1, hidden_layer_sizes=(2, 2), early_stopping=False, **settings
     )
     assert density.fit(X).n_iter_ == n_iter
+
+
+@pytest.mark.parametrize(
+    "n, d, settings, n_steps",
+    [
+        (2000, 4, {}, 1),
+        (2000, 4, {"activation": "tanh"}, 1),
+        (1999, 4, {}, 2),
+        (2000, 3, {}, 2),
+        (2000, 3, {"activation": "silu"}, 1),
+        (2000, 4, {"activation": "fourier"}, 2),
+        (2000, 4, {"time_dependent": True}, 2),
+        (100, 2, {"n_ode_steps": 1}, 1),
+        (2000, 4, {"n_ode_steps": 3}, 3),
+    ],
+)
+def test_one_solver_step_is_enough_where_it_holds(n, d, settings, n_steps):
+    density = JKOFlowDensity(**settings)
+    density.n_features_in_ = d
+    assert _options(density, n).n_ode_steps == n_steps
 
 
 def test_a_long_limit_gives_mixtures_no_more_than_some_minutes():

@@ -30,8 +30,9 @@ CLEAR = 2.0
 # the work in which one may come to be better after all than a flow.
 TRIAL_SHARE, TRIAL_WORK, TRIAL_ROWS = 0.1, 3e11, 20_000
 DOUBTFUL_SHARE = 0.4
-# Share of the time left then that the growth may take.
-GROWING_SHARE = 0.65
+# Share of the time in which trials may begin, and of what is left then that the growth
+# may take.
+TRIALS_SHARE, GROWING_SHARE = 0.3, 0.65
 
 
 class _Maps(NamedTuple):
@@ -221,6 +222,7 @@ class Start:
         n_trials : int
         """
         splits = [(self._some(*train_set), held) for train_set, held in self._splits]
+        until = self._work.deadline.part(TRIALS_SHARE)
         # All without maps are the same.
         different = {}
         for i, marginal in enumerate(self._work.marginals):
@@ -228,11 +230,13 @@ class Start:
             plain = self._fitted(maps, splits) if i else self.preprocessings
             has_maps = any(one.marginal_ is not None for one in plain)
             different[maps if has_maps else _Maps(None)] = plain
+        of_flow = next(iter(different))
         trials = {
             maps: self._trial(maps, plain, splits, self._trial_work)
             for maps, plain in different.items()
+            if maps == of_flow or self._is_before(until)
         }
-        first = next(iter(trials.values()))
+        first = trials[of_flow]
         best = min(trials.values(), key=attrgetter("nll"))
         if not self._work.radial:
             return first, best, len(trials)
@@ -240,14 +244,21 @@ class Start:
         curved = [
             self._radial_trial(maps, different[maps], splits)
             for maps in candidates
-            if maps in different
+            if maps in different and self._is_before(until)
         ]
         curved = [trial for trial in curved if trial is not None]
         n_trials = len(trials) + len(curved)
-        of_flow = [
-            one for one in curved if one.maps.marginal in (None, first.maps.marginal)
+        for_flow = [
+            one for one in curved if one.maps.marginal in (None, of_flow.marginal)
         ]
-        return _best(first, of_flow), _best(best, curved), n_trials
+        return _best(first, for_flow), _best(best, curved), n_trials
+
+    def _is_before(self, until):
+        """Whether there is time; what goes on from a checkpoint has all of it.
+
+        It has to come to the same trials.
+        """
+        return until.left > 0 or self._work.journal.remembers
 
     def _radial_trial(self, maps, plain, splits):
         """A trial with radial maps behind these, or None if there are none."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from skjko import datasets, start
+from skjko.flow.pace import Clock
 from skjko.marginals import MarginalMixtures
 from skjko.radial import RadialMap, choose_radial_map
 
@@ -165,6 +166,54 @@ def test_it_draws_in_tails_in_place_of_marginal_maps():
     assert gain.mean() > 2 * gain.std() / math.sqrt(len(gain))
 
 
+def lumps():
+    """Rows with which three marginal maps are tried, and radial ones behind all.
+
+    Lumps, which have to do with each other: mixtures like columns' own best. And a
+    column of heavy tails, which a flow gets a marginal map for.
+    """
+    rng = np.random.RandomState(2)
+    a, b = rng.standard_normal((2, 300))
+    X = np.floor(np.column_stack([a, np.tanh(2 * a) + 0.5 * b]))
+    return np.column_stack([X + 0.1 * rng.standard_normal(X.shape), np.sinh(2 * b)])
+
+
+@pytest.mark.parametrize(
+    "seconds, goes_on, n_trials",
+    # Ten seconds each, and no more of them after three tenths of all.
+    [
+        (1e-3, False, 1),
+        (30.0, False, 1),
+        (60.0, False, 2),
+        (100.0, False, 3),
+        (130.0, False, 4),
+        (1000.0, False, 4),
+        (None, False, 4),
+        (60.0, True, 4),
+    ],
+)
+def test_trials_stop_in_time(monkeypatch, tmp_path, seconds, goes_on, n_trials):
+    now, made, trial, trials = [0.0], [0], start.Start._trial, start.Start._trials
+
+    def slow(self, *args):
+        now[0] += 10.0
+        return trial(self, *args)
+
+    def counted(self):
+        chosen = trials(self)
+        made[0] = round(now[0] / 10)
+        assert chosen[2] == made[0]
+        return chosen
+
+    monkeypatch.setattr(Clock, "__call__", lambda self: now[0])
+    monkeypatch.setattr(start.Start, "_trial", slow)
+    monkeypatch.setattr(start.Start, "_trials", counted)
+    path = tmp_path / "fit" if goes_on else None
+    density = quick(mixture_map="auto", time_limit=seconds, checkpoint=path)
+    density.fit(lumps())
+    assert made[0] == n_trials
+
+
 def test_it_is_tried_behind_no_marginal_maps_too(monkeypatch):
     tried, radial_trial = [], start.Start._radial_trial
 
@@ -173,12 +222,7 @@ def test_it_is_tried_behind_no_marginal_maps_too(monkeypatch):
         return radial_trial(self, maps, *args)
 
     monkeypatch.setattr(start.Start, "_radial_trial", seen)
-    # Lumps, which have to do with each other: mixtures like columns' own best. And a
-    # column of heavy tails, which a flow gets a marginal map for.
-    rng = np.random.RandomState(2)
-    a, b = rng.standard_normal((2, 300))
-    X = np.floor(np.column_stack([a, np.tanh(2 * a) + 0.5 * b]))
-    X = np.column_stack([X + 0.1 * rng.standard_normal(X.shape), np.sinh(2 * b)])
+    X = lumps()
     density = quick(mixture_map="auto").fit(X)
     assert isinstance(density.marginal_map_, MarginalMixtures)
     assert len(tried) == len(set(tried)) == 3

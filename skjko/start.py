@@ -223,42 +223,43 @@ class Start:
         """
         splits = [(self._some(*train_set), held) for train_set, held in self._splits]
         until = self._work.deadline.part(TRIALS_SHARE)
-        # All without maps are the same.
-        different = {}
+        plains, trials = {}, {}
         for i, marginal in enumerate(self._work.marginals):
+            if i > 0 and not self._is_before(until):
+                break
             maps = _Maps(marginal)
             plain = self._fitted(maps, splits) if i else self.preprocessings
-            has_maps = any(one.marginal_ is not None for one in plain)
-            different[maps if has_maps else _Maps(None)] = plain
-        of_flow = next(iter(different))
-        trials = {
-            maps: self._trial(maps, plain, splits, self._trial_work)
-            for maps, plain in different.items()
-            if maps == of_flow or self._is_before(until)
-        }
-        first = trials[of_flow]
+            if all(one.marginal_ is None for one in plain):
+                maps = _Maps(None)
+            # All without maps are the same.
+            if maps not in trials:
+                plains[maps] = plain
+                trials[maps] = self._trial(maps, plain, splits, self._trial_work)
+        first = next(iter(trials.values()))
         best = min(trials.values(), key=attrgetter("nll"))
         if not self._work.radial:
             return first, best, len(trials)
         candidates = dict.fromkeys([first.maps, best.maps, _Maps(None)])
         curved = [
-            self._radial_trial(maps, different[maps], splits)
+            self._radial_trial(maps, plains[maps], splits)
             for maps in candidates
-            if maps in different and self._is_before(until)
+            if maps in plains and self._is_before(until)
         ]
         curved = [trial for trial in curved if trial is not None]
         n_trials = len(trials) + len(curved)
-        for_flow = [
-            one for one in curved if one.maps.marginal in (None, of_flow.marginal)
+        of_flow = [
+            one for one in curved if one.maps.marginal in (None, first.maps.marginal)
         ]
-        return _best(first, for_flow), _best(best, curved), n_trials
+        return _best(first, of_flow), _best(best, curved), n_trials
 
     def _is_before(self, until):
-        """Whether there is time; what goes on from a checkpoint has all of it.
+        """Whether there is time for another trial.
 
-        It has to come to the same trials.
+        There is if the same ones have to be made again: by a fit that goes on from a
+        checkpoint, and behind the maps of folds by one that goes on from a model.
         """
-        return until.left > 0 or self._work.journal.remembers
+        is_made_again = self._work.journal.remembers or len(self._splits) > 1
+        return until.left > 0 or is_made_again
 
     def _radial_trial(self, maps, plain, splits):
         """A trial with radial maps behind these, or None if there are none."""

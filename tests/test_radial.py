@@ -166,52 +166,58 @@ def test_it_draws_in_tails_in_place_of_marginal_maps():
     assert gain.mean() > 2 * gain.std() / math.sqrt(len(gain))
 
 
-def lumps():
-    """Rows with which three marginal maps are tried, and radial ones behind all.
+def lumps(seed=2):
+    """Rows with which more than one marginal map is tried, and radial ones behind all.
 
     Lumps, which have to do with each other: mixtures like columns' own best. And a
     column of heavy tails, which a flow gets a marginal map for.
     """
-    rng = np.random.RandomState(2)
+    rng = np.random.RandomState(seed)
     a, b = rng.standard_normal((2, 300))
     X = np.floor(np.column_stack([a, np.tanh(2 * a) + 0.5 * b]))
     return np.column_stack([X + 0.1 * rng.standard_normal(X.shape), np.sinh(2 * b)])
 
 
 @pytest.mark.parametrize(
-    "seconds, goes_on, n_trials",
+    "seconds, parameters, n_trials",
     # Ten seconds each, and no more of them after three tenths of all.
     [
-        (1e-3, False, 1),
-        (30.0, False, 1),
-        (60.0, False, 2),
-        (100.0, False, 3),
-        (130.0, False, 4),
-        (1000.0, False, 4),
-        (None, False, 4),
-        (60.0, True, 4),
+        (1e-3, {}, 1),
+        (30.0, {}, 1),
+        (60.0, {}, 2),
+        (100.0, {}, 3),
+        (130.0, {}, 4),
+        (1000.0, {}, 4),
+        (None, {}, 4),
+        # What goes on has to come to the same.
+        (60.0, {"checkpoint": "fit"}, 4),
+        (60.0, {"folds": True}, 4),
     ],
 )
-def test_trials_stop_in_time(monkeypatch, tmp_path, seconds, goes_on, n_trials):
-    now, made, trial, trials = [0.0], [0], start.Start._trial, start.Start._trials
+def test_trials_stop_in_time(monkeypatch, tmp_path, seconds, parameters, n_trials):
+    now, counted, trial, trials = [0.0], [], start.Start._trial, start.Start._trials
 
     def slow(self, *args):
         now[0] += 10.0
         return trial(self, *args)
 
-    def counted(self):
-        chosen = trials(self)
-        made[0] = round(now[0] / 10)
-        assert chosen[2] == made[0]
+    def seen(self):
+        # What comes before them takes a second.
+        now[0] += 1.0
+        before, chosen = now[0], trials(self)
+        counted.append(round((now[0] - before) / 10))
+        assert chosen[2] == counted[-1]
         return chosen
 
     monkeypatch.setattr(Clock, "__call__", lambda self: now[0])
     monkeypatch.setattr(start.Start, "_trial", slow)
-    monkeypatch.setattr(start.Start, "_trials", counted)
-    path = tmp_path / "fit" if goes_on else None
-    density = quick(mixture_map="auto", time_limit=seconds, checkpoint=path)
-    density.fit(lumps())
-    assert made[0] == n_trials
+    monkeypatch.setattr(start.Start, "_trials", seen)
+    monkeypatch.chdir(tmp_path)
+    parameters = dict(parameters)
+    held_out = None if parameters.pop("folds", False) else lumps(3)
+    density = quick(mixture_map="auto", time_limit=seconds, **parameters)
+    density.fit(lumps(), X_val=held_out)
+    assert counted == [n_trials]
 
 
 def test_it_is_tried_behind_no_marginal_maps_too(monkeypatch):

@@ -187,9 +187,10 @@ def _options(p, n_samples):
 def _n_ode_steps(p, is_small):
     """Return the solver steps of a block in training.
 
-    One is half the work of two. But what keeps fields from exploiting it, the error
-    estimate, is blind to their dependence on time, and does not hold high frequencies.
-    Small samples generalize a little worse by it, and are fitted soon anyway.
+    One takes five evaluations of the field, and two take nine. But what keeps fields
+    from exploiting it, the error estimate, is blind to their dependence on time, and
+    does not hold high frequencies. Small samples mostly generalize worse by one, and
+    are fitted soon anyway.
     """
     if p.n_ode_steps != "auto":
         return p.n_ode_steps

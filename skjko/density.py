@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
-import math
 import os
 import warnings
 from dataclasses import replace
@@ -37,9 +36,6 @@ from skjko.persistence import DENSITY, Saved
 from skjko.summary import summarize
 from skjko.support import Support
 from skjko.table import Table, check_table, check_values, missing_message
-
-# Of a time limit. The rest is for what comes after, mostly the choice of scoring grids.
-_TRAINING_SHARE = 0.85
 
 
 class JKOFlowDensity(
@@ -481,8 +477,7 @@ class JKOFlowDensity(
         """
         frame = X
         earlier = self._earlier_fit()
-        limit = math.inf if self.time_limit is None else self.time_limit
-        deadline = Deadline(_TRAINING_SHARE * limit)
+        deadline = Deadline(settings.training_seconds(self.time_limit))
         X, weight, X_val = self._validated_for_fit(X, sample_weight, X_val, earlier)
         table = Table.of(frame)
         owner = type(self).__name__

@@ -79,10 +79,13 @@ class Work:
     mixture_rate: float
     journal: Journal
 
-    def crew(self, folds, rng, flows=None, rounds=(), share=1.0, part="all"):
+    def crew(
+        self, folds, rng, flows=None, rounds=(), share=1.0, part="all", fields=None
+    ):
         """Return a crew with some blocks to start from, here in training precision.
 
-        It gets a share of the time that is left, and a part of the journal.
+        It gets a share of the time that is left, a part of the journal, and what the
+        first block begins with if there is none yet.
         """
         if flows:
             flows = [_moved(flow, self.device, torch.float32) for flow in flows]
@@ -97,6 +100,7 @@ class Work:
             rounds,
             self.deadline.part(share),
             self.journal.part(part),
+            fields,
         )
 
     def do(self, crew):
@@ -195,10 +199,11 @@ def train(X, weight, X_val, work, rng, earlier=None):
     if len(splits) == 1:
         held_out = splits[0][1]
         preprocessing, folds = start.preprocessings[0], start.folds
-        interrupted = start.interrupted
+        interrupted, raced = start.interrupted, start.fields
         # What may be two copies of all rows has done its work.
         del X, splits, start
-        crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
+        flows = earlier and [earlier.blocks]
+        crew = work.crew(folds, rng, flows, rounds, fields=raced)
         crew.interrupted = interrupted
         work.do(crew)
         return _fitted(preprocessing, crew, data, seed, crew.base_nll), held_out[0]

@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import math
 from functools import partial
 from numbers import Integral
 
@@ -13,6 +14,11 @@ from skjko.flow import devices, fields, history, schedule
 from skjko.flow.training import Options, enough_iterations
 from skjko.marginals import LARGEST_WORK, choose_marginal_mixtures
 from skjko.splitting import CROSS_VALIDATION_ROWS
+
+# What a time limit keeps for what comes after the training, mostly the choice of
+# scoring grids: a share of it up to some seconds, and no less than another share, for
+# where the rows are many.
+_RESERVE, _RESERVED_SECONDS, _LEAST_RESERVE = 0.1, 4.0, 0.04
 
 # What mixtures may take of the time, or in seconds where that has no limit, on a
 # machine that does so many operations a second: two cores do. They take as much only
@@ -72,6 +78,14 @@ def continues(estimator, before):
                 f"the fit to continue, with warm_start=True. Got {new!r} instead."
             )
     return any(before[name] < getattr(estimator, name) for name in GROWING)
+
+
+def training_seconds(time_limit):
+    """Return the seconds of a limit, None for no limit, that the training may take."""
+    if time_limit is None:
+        return math.inf
+    reserve = min(_RESERVE * time_limit, _RESERVED_SECONDS)
+    return time_limit - max(reserve, _LEAST_RESERVE * time_limit)
 
 
 def work(estimator, n_samples, support, deadline, journal, before=None):

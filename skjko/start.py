@@ -30,9 +30,9 @@ CLEAR = 2.0
 # the work in which one may come to be better after all than a flow.
 TRIAL_SHARE, TRIAL_WORK, TRIAL_ROWS = 0.1, 3e11, 20_000
 DOUBTFUL_SHARE = 0.4
-# Share of the time in which trials may begin, and of what is left then that the growth
-# may take.
-TRIALS_SHARE, GROWING_SHARE = 0.3, 0.65
+# Share of the time in which trials may begin; and of what is left then that the growth
+# may take, and that it may where it is in doubt whether that pays.
+TRIALS_SHARE, GROWING_SHARE, DOUBTFUL_TIME = 0.25, 0.65, 0.1
 
 
 class _Maps(NamedTuple):
@@ -118,13 +118,15 @@ class Start:
     preprocessings : list of Preprocessing
         One for every split.
     folds : list of Fold
+    fields : list of VelocityField or None
+        What the race has trained, for the first block to go on from; one a fold.
     interrupted : bool
         Whether the user broke off the choice.
     """
 
     def __init__(self, splits, work, rng, seed, earlier):
         self._splits, self._work, self._seed = splits, work, seed
-        self.interrupted = False
+        self.fields, self.interrupted = None, False
         self._has_mixtures = earlier is not None and earlier.preprocessing.has_mixtures
         self._maps = _Maps(work.marginals[0])
         if earlier is not None and not self._has_mixtures:
@@ -152,13 +154,15 @@ class Start:
         if below == -math.inf:
             return
         self._left = self._growing_work(n_trials, trial.nll < below)
+        if self._left == 0:
+            return
         if not (trial.is_grown or self.interrupted):
             fitted = self._fitted(trial.maps, self._splits)
             trial = self._trial(trial.maps, fitted, self._splits, self._left)
         self._has_mixtures = self._has_mixtures or trial.is_better_than(below)
         if self._has_mixtures:
             self._maps = trial.maps
-            self.preprocessings, self.folds = trial.mixed, None
+            self.preprocessings, self.folds, self.fields = trial.mixed, None, None
 
     def _to_beat(self, trial, rng):
         """What mixtures have to be below; minus infinity if they cannot be."""
@@ -168,14 +172,16 @@ class Start:
         return min(plain, self._promise(trial, rng))
 
     def _growing_work(self, n_trials, is_ahead):
-        """Operations for the growth: less if it is in doubt whether it pays."""
-        total = self._work.mixture_work
+        """Operations for the growth: less, or none, where it may not pay."""
+        total, share = self._work.mixture_work, GROWING_SHARE
         left = total - n_trials * self._trial_work
         if not is_ahead:
-            left = min(left, DOUBTFUL_SHARE * total)
+            left, share = min(left, DOUBTFUL_SHARE * total), DOUBTFUL_TIME
         if not self._work.journal.remembers:
-            affordable = GROWING_SHARE * self._work.deadline.left
+            affordable = share * self._work.deadline.left
             left = min(left, self._work.mixture_rate * affordable)
+        if left < self._trial_work and not is_ahead:
+            return 0
         return max(left, self._trial_work)
 
     def preprocessing(self, X, weight):
@@ -342,10 +348,13 @@ class Start:
             self._work.on_event(event)
 
         crew = replace(self._work, options=options, on_event=listen).crew(
-            folds, rng, share=RACE_SHARE, part=part
+            folds, rng, share=RACE_SHARE, part=part, fields=self.fields
         )
         crew.grow([math.inf])
         self.interrupted = crew.interrupted
+        # Where there are folds, all rows follow them, and have run no race.
+        if len(self._splits) == 1 and crew.flows[0]:
+            self.fields = [crew.flows[0][0].field.field]
         # What has begun to overfit will gain no more.
         if not scores or scores[-1] > min(scores):
             return crew.losses, 0.0

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -15,6 +16,9 @@ from scipy.stats import kstest, multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 
 from skjko import JKOFlowDensity, datasets, growth, metrics, mixture, start
+from skjko.flow import history
+from skjko.flow.pace import Clock
+from skjko.flow.scheme import Crew
 from skjko.growth import choose_mixture, choose_mixtures
 from skjko.mixture import Mixture
 from skjko.preprocessing import Preprocessing
@@ -521,6 +525,69 @@ def test_the_first_fold_speaks_for_all_where_mixtures_are_far_ahead(
     density.set_params(marginal_map=None).fit(truth.sample(300, random_state=0))
     # A longer race may follow.
     assert raced[:2] == n_folds
+
+
+@pytest.mark.parametrize("n, goes_on", [(1500, True), (300, False)])
+def test_the_first_block_goes_on_from_the_races(monkeypatch, n, goes_on):
+    """But behind folds: all rows follow them, and have run no race."""
+    begun, trained, train = [], [], Crew._trained
+
+    def seen(self, task, *args):
+        outcome = train(self, task, *args)
+        if task.kind == history.GROW:
+            begun.append(task.fields)
+            trained.append([block.field.field for block in outcome.blocks])
+        return outcome
+
+    monkeypatch.setattr(Crew, "_trained", seen)
+    # Mixtures may be better yet, but are not in the end.
+    trial = start.Start._trial
+    monkeypatch.setattr(
+        start.Start, "_trial", lambda *args: trial(*args)._replace(is_grown=False)
+    )
+    monkeypatch.setattr(start._Trial, "is_better_than", lambda *args: False)
+    # It is never clear who will be ahead, and a longer race follows.
+    monkeypatch.setattr(start._Trial, "nll", -1e9)
+    monkeypatch.setattr(start, "RACE_HOPE", math.inf)
+    monkeypatch.setattr(start.Start, "_is_beaten", lambda *args: False)
+    X = datasets.skewed_copula(2).sample(n, random_state=0)
+    density = quick(mixture_map="auto", marginal_map=None, max_blocks=1).fit(X)
+    assert density.n_blocks_ == 1
+
+    def weights(fields):
+        return [tensor for field in fields for tensor in field.state_dict().values()]
+
+    assert len(begun) == (3 if goes_on else 4)
+    for before, after in zip(trained[: len(begun) - 1], begun[1:], strict=True):
+        pairs = zip(weights(before), weights(after), strict=goes_on)
+        assert all(torch.equal(a, b) for a, b in pairs) == goes_on
+
+
+@pytest.mark.parametrize(
+    "seconds, checkpoint, grows",
+    [(10.0, None, False), (1e4, None, True), (None, None, True), (10.0, "fit", True)],
+)
+def test_little_time_is_not_for_mixtures_that_are_behind(
+    monkeypatch, tmp_path, seconds, checkpoint, grows
+):
+    now, works, trial = [0.0], [], start.Start._trial
+
+    def seen(self, maps, plain, splits, work):
+        works.append(work)
+        return trial(self, maps, plain, splits, work)._replace(is_grown=False)
+
+    def won(*args):
+        now[0] = 0.8 * (seconds or 0.0)
+        return -1e9
+
+    monkeypatch.setattr(start.Start, "_trial", seen)
+    monkeypatch.setattr(start.Start, "_to_beat", won)
+    monkeypatch.setattr(Clock, "__call__", lambda self: now[0])
+    monkeypatch.chdir(tmp_path)
+    density = quick(mixture_map="auto", marginal_map=None, radial_map=None)
+    density.set_params(time_limit=seconds, checkpoint=checkpoint).fit(clusters(1200))
+    assert density.mixture_map_ is None
+    assert len(works) == 1 + grows
 
 
 @pytest.mark.parametrize("n", [300, 1500])

@@ -15,7 +15,7 @@ from skjko.flow.fold import Fold
 from skjko.flow.pace import Deadline, Pace
 from skjko.flow.rows import Rows
 from skjko.flow.training import BlockTrainer, Options
-from skjko.settings import _RATE, _mixture_work, _options
+from skjko.settings import _RATE, _mixture_work, _options, training_seconds
 
 
 class Clock:
@@ -126,6 +126,14 @@ def test_who_follows_a_limited_crew_does_what_was_decided():
     follower.follow(decided.rounds)
     for made, record in zip(follower.records, decided.records, strict=True):
         assert (made.n_iter, made.n_planned) == (record.n_iter, record.n_planned)
+
+
+@pytest.mark.parametrize(
+    "limit, seconds",
+    [(None, math.inf), (1.0, 0.9), (40.0, 36.0), (60.0, 56.0), (1000.0, 960.0)],
+)
+def test_some_time_is_kept_for_what_comes_after(limit, seconds):
+    assert training_seconds(limit) == pytest.approx(seconds)
 
 
 def test_no_time_at_all_leaves_the_gaussian():

@@ -131,9 +131,8 @@ def test_weights_count_as_repetitions():
 # ------------------------------------------------------------------- in a density
 
 
-@pytest.mark.parametrize("n", [400, 1500])
-def test_a_density_starts_behind_it(n):
-    d = 6
+@pytest.mark.parametrize("n, d", [(400, 6), (1500, 15)])
+def test_a_density_starts_behind_it(n, d):
     mixing = np.random.RandomState(2).standard_normal((d, d))
     X, X_test = student(n, d) @ mixing, student(2000, d, seed=1) @ mixing
     density = quick(mixture_map="auto").fit(X)
@@ -180,7 +179,7 @@ def lumps(seed=2):
 
 @pytest.mark.parametrize(
     "seconds, parameters, n_trials",
-    # Ten seconds each, and no more of them after three tenths of all.
+    # Ten seconds each, and no more of them after a quarter of all.
     [
         (1e-3, {}, 1),
         (30.0, {}, 1),

@@ -81,6 +81,8 @@ class Crew:
         of the time that is left.
     journal : Journal, optional
         Remembers what came of every block: an earlier training of the same goes on.
+    fields : list of VelocityField, optional
+        What the first block to grow begins with, in place of fresh ones.
 
     Attributes
     ----------
@@ -105,12 +107,14 @@ class Crew:
         rounds=(),
         deadline=None,
         journal=None,
+        fields=None,
     ):
         self.deadline = self._round_deadline = deadline or Deadline()
         self.folds, self.new_field, self.options = folds, new_field, options
         self.generators, self.on_event = generators, on_event
         self.journal = journal or Journal()
         self.flows = flows or [[] for _ in folds]
+        self.first_fields = fields
         self.rounds = list(rounds)
         self.broken, self.interrupted = [], False
 
@@ -181,10 +185,7 @@ class Crew:
         records, n_minibatches = self.records[:n_kept], 0
         flows = [flow[:n_kept] for flow in self.flows]
         folds = self._behind(flows)
-        fields = [
-            flow[-1].field.field if flow else self.new_field(fold.train.x.shape[1], g)
-            for flow, fold, g in zip(flows, folds, self.generators, strict=True)
-        ]
+        fields = self._begun(kind, flows, folds)
         if plan is None:
             step_sizes = self._affordable(step_sizes, folds, fields)
         plan = self._plan(step_sizes, plan)
@@ -225,6 +226,18 @@ class Crew:
             flows = [flow[: len(records)] for flow in flows]
             folds = self._behind(flows)
         return self._conclude(kind, flows, folds, records, n_kept, n_minibatches)
+
+    def _begun(self, kind, flows, folds):
+        """Fields that a round's first block begins with: of the block before, if any.
+
+        What learns anew, with weight decay, begins afresh.
+        """
+        if kind == GROW and self.first_fields and not any(flows):
+            return self.first_fields
+        return [
+            flow[-1].field.field if flow else self.new_field(fold.train.x.shape[1], g)
+            for flow, fold, g in zip(flows, folds, self.generators, strict=True)
+        ]
 
     def reparameterize(self, max_step_size):
         """Make the movements even: train all blocks again, each towards the mean.

@@ -131,8 +131,9 @@ class JKOFlowDensity(
 
     batch_size : int or "auto", default="auto"
         Rows in a minibatch; "auto" is a 16th of the rows, but at least 128 and at most
-        1000 (500 for more than three columns): noisier gradients keep small samples
-        from being learned by heart.
+        1000: noisier gradients keep small samples from being learned by heart. For more
+        than three columns it is at most 500, or a 150th of the rows if these are more,
+        up to 2000.
 
     learning_rate_init : float, default=0.01
         Peak learning rate of Adam; within a block it warms up and falls to zero. The

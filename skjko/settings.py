@@ -169,8 +169,7 @@ def _options(p, n_samples):
     batch_size, max_iter = p.batch_size, p.max_iter
     is_small = n_samples < 2 * CROSS_VALIDATION_ROWS
     if batch_size == "auto":
-        largest = 1000 if p.n_features_in_ <= 3 else 500
-        batch_size = min(n_samples, max(128, min(largest, n_samples // 16)))
+        batch_size = _batch_size(n_samples, p.n_features_in_)
     if max_iter == "auto":
         max_iter = 200 if is_small else 500
         # Who sets a limit wants what can be had in that time. Without one, few would
@@ -196,6 +195,19 @@ def _options(p, n_samples):
         movement_tol=p.movement_tol,
         **by_size,
     )
+
+
+def _batch_size(n_samples, n_features):
+    """Return the rows of a batch.
+
+    Small batches learn most from few rows. Of very many, where a block starts close to
+    what it learns, their noise is all that it sees, and drives its units out of reach.
+    """
+    if n_features <= 3:
+        largest = 1000
+    else:
+        largest = min(2000, max(500, n_samples // 150))
+    return min(n_samples, max(128, min(largest, n_samples // 16)))
 
 
 def _n_ode_steps(p, is_small):

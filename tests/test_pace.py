@@ -214,6 +214,26 @@ def test_within_a_limit_all_of_many_rows_are_seen_often_enough(n, settings, n_it
 
 
 @pytest.mark.parametrize(
+    "n, d, n_batch",
+    [
+        (100, 2, 100),
+        (1000, 5, 128),
+        (4000, 5, 250),
+        (20_000, 3, 1000),
+        (10**6, 3, 1000),
+        (20_000, 4, 500),
+        (75_000, 4, 500),
+        (150_000, 4, 1000),
+        (10**6, 60, 2000),
+    ],
+)
+def test_batches_follow_the_rows(n, d, n_batch):
+    density = JKOFlowDensity()
+    density.n_features_in_ = d
+    assert _options(density, n).batch_size == n_batch
+
+
+@pytest.mark.parametrize(
     "n, d, settings, n_steps",
     [
         (2000, 4, {}, 1),

@@ -203,10 +203,7 @@ def _batch_size(n_samples, n_features):
     Small batches learn most from few rows. Of very many, where a block starts close to
     what it learns, their noise is all that it sees, and drives its units out of reach.
     """
-    if n_features <= 3:
-        largest = 1000
-    else:
-        largest = min(2000, max(500, n_samples // 150))
+    largest = 1000 if n_features <= 3 else min(2000, max(500, n_samples // 150))
     return min(n_samples, max(128, min(largest, n_samples // 16)))
 
 

@@ -31,8 +31,8 @@ CLEAR = 2.0
 TRIAL_SHARE, TRIAL_WORK, TRIAL_ROWS = 0.1, 3e11, 20_000
 DOUBTFUL_SHARE = 0.4
 # Share of the time in which trials may begin; and of what is left then that the growth
-# may take, and that it may where it is in doubt whether that pays.
-TRIALS_SHARE, GROWING_SHARE, DOUBTFUL_TIME = 0.25, 0.65, 0.1
+# may take, and that it may where a flow is ahead already.
+TRIALS_SHARE, GROWING_SHARE, BEATEN_SHARE = 0.25, 0.65, 0.1
 
 
 class _Maps(NamedTuple):
@@ -127,6 +127,7 @@ class Start:
     def __init__(self, splits, work, rng, seed, earlier):
         self._splits, self._work, self._seed = splits, work, seed
         self.fields, self.interrupted = None, False
+        self._reached = math.inf
         self._has_mixtures = earlier is not None and earlier.preprocessing.has_mixtures
         self._maps = _Maps(work.marginals[0])
         if earlier is not None and not self._has_mixtures:
@@ -153,7 +154,7 @@ class Start:
         below = math.inf if self._has_mixtures else self._to_beat(trial, rng)
         if below == -math.inf:
             return
-        self._left = self._growing_work(n_trials, trial.nll < below)
+        self._left = self._growing_work(n_trials, trial.nll, below)
         if self._left == 0:
             return
         if not (trial.is_grown or self.interrupted):
@@ -171,16 +172,20 @@ class Start:
             return -math.inf
         return min(plain, self._promise(trial, rng))
 
-    def _growing_work(self, n_trials, is_ahead):
-        """Operations for the growth: less, or none, where it may not pay."""
-        total, share = self._work.mixture_work, GROWING_SHARE
+    def _growing_work(self, n_trials, nll, below):
+        """Operations for the growth: less, or none, where it may not pay.
+
+        Of little time a flow that is ahead after little training makes more.
+        """
+        total, is_beaten = self._work.mixture_work, self._reached < nll
         left = total - n_trials * self._trial_work
-        if not is_ahead:
-            left, share = min(left, DOUBTFUL_SHARE * total), DOUBTFUL_TIME
+        if nll >= below:
+            left = min(left, DOUBTFUL_SHARE * total)
         if not self._work.journal.remembers:
+            share = BEATEN_SHARE if is_beaten else GROWING_SHARE
             affordable = share * self._work.deadline.left
             left = min(left, self._work.mixture_rate * affordable)
-        if left < self._trial_work and not is_ahead:
+        if left < self._trial_work and is_beaten:
             return 0
         return max(left, self._trial_work)
 
@@ -315,14 +320,15 @@ class Start:
         if len(self.folds) > 1 and self._is_beaten(trial, rng):
             return math.inf
         reached, gained = self._race("start", RACE_ITERATIONS, rng, self.folds)
-        reached = _mean(self.folds, reached)
+        self._reached = reached = _mean(self.folds, reached)
         is_clear = (
             reached - gained <= trial.nll or reached - RACE_HOPE * gained > trial.nll
         )
         if is_clear or self.interrupted:
             return reached - gained
         reached, _ = self._race("longer start", math.inf, rng, self.folds)
-        return _mean(self.folds, reached)
+        self._reached = _mean(self.folds, reached)
+        return self._reached
 
     def _is_beaten(self, trial, rng):
         """Whether the first fold alone shows that a flow will not be below mixtures.

@@ -530,16 +530,20 @@ def test_the_first_fold_speaks_for_all_where_mixtures_are_far_ahead(
 @pytest.mark.parametrize("n, goes_on", [(1500, True), (300, False)])
 def test_the_first_block_goes_on_from_the_races(monkeypatch, n, goes_on):
     """But behind folds: all rows follow them, and have run no race."""
-    begun, trained, train = [], [], Crew._trained
+    begun, trained, anew, train = [], [], [], Crew._trained
 
     def seen(self, task, *args):
         outcome = train(self, task, *args)
         if task.kind == history.GROW:
             begun.append(task.fields)
             trained.append([block.field.field for block in outcome.blocks])
+        else:
+            anew.extend(task.fields)
         return outcome
 
     monkeypatch.setattr(Crew, "_trained", seen)
+    # A block with weight decay is tried too, and is not to know what others learned.
+    monkeypatch.setattr(Crew, "_has_learned_noise", True)
     # Mixtures may be better yet, but are not in the end.
     trial = start.Start._trial
     monkeypatch.setattr(
@@ -561,14 +565,23 @@ def test_the_first_block_goes_on_from_the_races(monkeypatch, n, goes_on):
     for before, after in zip(trained[: len(begun) - 1], begun[1:], strict=True):
         pairs = zip(weights(before), weights(after), strict=goes_on)
         assert all(torch.equal(a, b) for a, b in pairs) == goes_on
+    assert anew
+    assert not any(field.out_weight.any() for field in anew)
 
 
 @pytest.mark.parametrize(
-    "seconds, checkpoint, grows",
-    [(10.0, None, False), (1e4, None, True), (None, None, True), (10.0, "fit", True)],
+    "seconds, checkpoint, reached, grows",
+    [
+        (10.0, None, -1e8, False),
+        (1e4, None, -1e8, True),
+        (None, None, -1e8, True),
+        (10.0, "fit", -1e8, True),
+        # What is promised only may be the other way round.
+        (10.0, None, 1e8, True),
+    ],
 )
 def test_little_time_is_not_for_mixtures_that_are_behind(
-    monkeypatch, tmp_path, seconds, checkpoint, grows
+    monkeypatch, tmp_path, seconds, checkpoint, reached, grows
 ):
     now, works, trial = [0.0], [], start.Start._trial
 
@@ -576,8 +589,9 @@ def test_little_time_is_not_for_mixtures_that_are_behind(
         works.append(work)
         return trial(self, maps, plain, splits, work)._replace(is_grown=False)
 
-    def won(*args):
+    def won(self, *args):
         now[0] = 0.8 * (seconds or 0.0)
+        self._reached = reached
         return -1e9
 
     monkeypatch.setattr(start.Start, "_trial", seen)

@@ -29,6 +29,8 @@ CLEAR = 2.0
 # maps; floating-point operations, and rows, that this takes at most; and the share of
 # the work in which one may come to be better after all than a flow.
 TRIAL_SHARE, TRIAL_WORK, TRIAL_ROWS = 0.1, 3e11, 20_000
+# A trial of less work says little of what a mixture comes to.
+TELLING_WORK = 5e10
 DOUBTFUL_SHARE = 0.4
 # Share of the time in which trials may begin; and of what is left then that the growth
 # may take, and that it may where a flow is ahead already.
@@ -177,7 +179,8 @@ class Start:
 
         Of little time a flow that is ahead after little training makes more.
         """
-        total, is_beaten = self._work.mixture_work, self._reached < nll
+        total = self._work.mixture_work
+        is_beaten = self._reached < nll and self._trial_work >= TELLING_WORK
         left = total - n_trials * self._trial_work
         if nll >= below:
             left = min(left, DOUBTFUL_SHARE * total)

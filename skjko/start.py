@@ -29,12 +29,12 @@ CLEAR = 2.0
 # maps; floating-point operations, and rows, that this takes at most; and the share of
 # the work in which one may come to be better after all than a flow.
 TRIAL_SHARE, TRIAL_WORK, TRIAL_ROWS = 0.1, 3e11, 20_000
+DOUBTFUL_SHARE = 0.4
 # A trial of less work says little of what a mixture comes to.
 TELLING_WORK = 5e10
-DOUBTFUL_SHARE = 0.4
 # Share of the time in which trials may begin; and of what is left then that the growth
 # may take, and that it may where a flow is ahead already.
-TRIALS_SHARE, GROWING_SHARE, BEATEN_SHARE = 0.25, 0.65, 0.1
+TRIALS_SHARE, GROWING_SHARE, BEHIND_SHARE = 0.25, 0.65, 0.1
 
 
 class _Maps(NamedTuple):
@@ -129,6 +129,7 @@ class Start:
     def __init__(self, splits, work, rng, seed, earlier):
         self._splits, self._work, self._seed = splits, work, seed
         self.fields, self.interrupted = None, False
+        # By the flow in its race.
         self._reached = math.inf
         self._has_mixtures = earlier is not None and earlier.preprocessing.has_mixtures
         self._maps = _Maps(work.marginals[0])
@@ -180,15 +181,15 @@ class Start:
         Of little time a flow that is ahead after little training makes more.
         """
         total = self._work.mixture_work
-        is_beaten = self._reached < nll and self._trial_work >= TELLING_WORK
+        is_behind = self._reached < nll and self._trial_work >= TELLING_WORK
         left = total - n_trials * self._trial_work
         if nll >= below:
             left = min(left, DOUBTFUL_SHARE * total)
         if not self._work.journal.remembers:
-            share = BEATEN_SHARE if is_beaten else GROWING_SHARE
+            share = BEHIND_SHARE if is_behind else GROWING_SHARE
             affordable = share * self._work.deadline.left
             left = min(left, self._work.mixture_rate * affordable)
-        if left < self._trial_work and is_beaten:
+        if left < self._trial_work and is_behind:
             return 0
         return max(left, self._trial_work)
 

@@ -569,6 +569,33 @@ def test_the_first_block_goes_on_from_the_races(monkeypatch, n, goes_on):
     assert not any(field.out_weight.any() for field in anew)
 
 
+@pytest.mark.parametrize("n", [300, 1500])
+@pytest.mark.parametrize("hope, n_races", [(0.0, 1), (math.inf, 2)])
+def test_the_last_race_tells_what_a_flow_has_reached(monkeypatch, n, hope, n_races):
+    raced, told, race = [], [], start.Start._race
+    growing_work = start.Start._growing_work
+
+    def seen(self, part, n_iter, rng, folds):
+        losses, gained = race(self, part, n_iter, rng, folds)
+        raced.append(torch.cat(losses).mean().item())
+        return losses, gained
+
+    def counted(self, *args):
+        told.append(float(self._reached))
+        return growing_work(self, *args)
+
+    monkeypatch.setattr(start.Start, "_race", seen)
+    monkeypatch.setattr(start.Start, "_growing_work", counted)
+    monkeypatch.setattr(start.Start, "_is_beaten", lambda *args: False)
+    monkeypatch.setattr(start._Trial, "is_better_than", lambda *args: True)
+    monkeypatch.setattr(start._Trial, "nll", -1e9)
+    monkeypatch.setattr(start, "RACE_HOPE", hope)
+    X = datasets.skewed_copula(2).sample(n, random_state=0)
+    quick(mixture_map="auto", marginal_map=None).fit(X)
+    assert len(raced) == n_races
+    assert told == pytest.approx(raced[-1:], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "seconds, checkpoint, reached, grows",
     [

@@ -126,7 +126,8 @@ class JKOFlowDensity(
 
     n_ode_steps : int or "auto", default="auto"
         Runge-Kutta steps through a block in training; "auto" is 1 from 2000 rows on,
-        and 2 below, for Fourier features and for fields that depend on time. Scores use
+        and 2 below, for Fourier features and for fields that depend on time. A block
+        that comes to gain by the solver's error goes on with twice as many. Scores use
         grids of their own, chosen at fit so that a finer grid changes nothing.
 
     batch_size : int or "auto", default="auto"

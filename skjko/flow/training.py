@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from skjko.flow import divergence, fields, objective, ode
+from skjko.flow import accuracy, divergence, fields, objective, ode
 from skjko.flow.optimizers import Adam, Muon
 from skjko.flow.pace import Pace
 from skjko.flow.rows import Rows
@@ -25,6 +25,10 @@ _MAX_SHUFFLED = 2**22
 # How often a block sees every row before more iterations, or another block in their
 # place, pay less: see `benchmarks/NOTES.md`.
 _N_EPOCHS = 25
+
+# Rows on which a finer grid checks the one that a block is trained on, and the steps at
+# which it is refined no more.
+_N_CHECKED, _ENOUGH_STEPS = 128, 8
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class Options:
     # block may fall back, each time to half the learning rate, before it is given up.
     keep_every: int = 20
     max_rollbacks: int = 8
+    # Nats, in the mean, that rows may gain by nothing but the solver's steps being
+    # coarse, before the block is trained with finer ones.
+    max_solver_gain: float = 2.0
 
 
 def iterations_of(n_passes, n_rows, batch_size):
@@ -158,6 +165,14 @@ class _Batches:
         return self._rows.take(batch.to(self._rows.x.device))
 
 
+def _first(batch, n):
+    """The first n rows of a batch, or of all batches in it."""
+    context = batch.context
+    if context is not None:
+        context = context[..., :n, :]
+    return Rows(batch.x[..., :n, :], batch.weight[..., :n], context)
+
+
 class BlockTrainer:
     """Training of one block on the JKO objective; `advance` runs some iterations.
 
@@ -188,6 +203,8 @@ class BlockTrainer:
         self.losses = []
         self.n_iter = 0
         self.n_rollbacks = 0
+        self.n_ode_steps = options.n_ode_steps
+        self._kept = None
         self._n_fields = len(velocity_fields)
         if self._n_fields == 1:
             self._field = copy.deepcopy(velocity_fields[0])
@@ -229,7 +246,7 @@ class BlockTrainer:
         return Rows(torch.stack(x), torch.stack(weight))
 
     def _grid(self):
-        n, jitter = self.options.n_ode_steps, self.options.grid_jitter
+        n, jitter = self.n_ode_steps, self.options.grid_jitter
         draw = torch.rand(n - 1, generator=self._generator).mul(2 * jitter).sub(jitter)
         return (0.0, *((i + 1 + u) / n for i, u in enumerate(draw.tolist())), 1.0)
 
@@ -283,7 +300,7 @@ class BlockTrainer:
     def _iterate(self, batch):
         """One step; return the first fold's loss before it."""
         if self.n_iter % self.options.keep_every == 0:
-            self._keep()
+            self._keep_honest(batch)
         losses = self.loss(batch)
         for parameter in self._parameters:
             parameter.grad = None
@@ -324,6 +341,35 @@ class BlockTrainer:
         still = self._mean(objective.potential(batch.x), batch)
         return 10 * (still + batch.x.shape[-1])
 
+    def _keep_honest(self, batch):
+        """Keep the weights, if need be earlier ones and with finer steps from now on.
+
+        A field that has come to be too fast for the solver can gain without end by its
+        error, to which the estimate in the loss is blind then.
+        """
+        limit = self.options.max_solver_gain
+        while (
+            self.n_ode_steps < _ENOUGH_STEPS and not self._solver_gain(batch) <= limit
+        ):
+            self.n_ode_steps *= 2
+            if self._kept is not None:
+                self._restore()
+        self._keep()
+
+    @torch.no_grad()
+    def _solver_gain(self, batch):
+        """Nats that some rows lose on a finer grid, in the fold that loses most."""
+        rows = _first(batch, _N_CHECKED)
+        dynamics = self._dynamics(rows)
+
+        def loss(n_steps):
+            solution = ode.integrate(dynamics, rows.x, ode.uniform_grid(n_steps))
+            return objective.negative_log_likelihood(solution.y, solution.log_det)
+
+        n = self.n_ode_steps
+        gains = loss(accuracy.finer(n)) - loss(n)
+        return gains.mean(-1).max().item()
+
     def _keep(self):
         """Keep the weights to fall back on."""
         weights = self._field.state_dict(), self._average.state_dict()
@@ -332,9 +378,12 @@ class BlockTrainer:
 
     def _fall_back(self):
         """Return to the weights that were kept, and go on at half the rate."""
+        self._restore()
+        self.n_rollbacks += 1
+
+    def _restore(self):
         (field, average), states = self._kept
         self._field.load_state_dict(field)
         self._average.load_state_dict(average)
         for (optimizer, _), state in zip(self._optimizers, states, strict=True):
             optimizer.state = state
-        self.n_rollbacks += 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skjko.flow import ode
 from skjko.flow.fields import MLPField
 from skjko.flow.rows import Rows
 from skjko.flow.training import BlockTrainer, Options
@@ -45,11 +46,24 @@ def length_of_gain(gain, rate, n_steps):
 
 @pytest.mark.parametrize("rate, n_steps", [(4.0, 1), (6.0, 2)])
 @pytest.mark.parametrize("gain, is_refined", [(1.9, False), (2.1, True)])
-def test_steps_are_halved_where_rows_gain_by_them(rate, n_steps, gain, is_refined):
+def test_steps_are_halved_where_rows_gain_by_them(
+    monkeypatch, rate, n_steps, gain, is_refined
+):
     length = length_of_gain(gain, rate, n_steps)
     one = trainer([expanding(rate)], [rows(length)], n_ode_steps=n_steps)
+    grids = []
+    integrate = ode.integrate
+
+    def seen(dynamics, x, grid, with_error=False):
+        if with_error:
+            grids.append(grid)
+        return integrate(dynamics, x, grid, with_error)
+
+    monkeypatch.setattr(ode, "integrate", seen)
     one.advance(1)
     assert one.n_ode_steps == (2 * n_steps if is_refined else n_steps)
+    # What is trained on is the grid that was checked.
+    assert [len(grid) for grid in grids] == [one.n_ode_steps + 1]
 
 
 def test_rows_that_lose_by_coarse_steps_do_no_harm():

@@ -8,7 +8,10 @@ import torch
 
 from skjko.flow import ode
 from skjko.flow.fields import MLPField
+from skjko.flow.fold import Fold
+from skjko.flow.pace import Pace
 from skjko.flow.rows import Rows
+from skjko.flow.stage import Stage
 from skjko.flow.training import BlockTrainer, Options
 
 
@@ -33,15 +36,17 @@ def trainer(fields, tables, **options):
     return BlockTrainer(fields, tables, math.inf, options, generators)
 
 
+def factor(rate, n_steps):
+    """What so many steps of Runge and Kutta make of e^rate."""
+    z = rate / n_steps
+    return (1 + z + z**2 / 2 + z**3 / 6 + z**4 / 24) ** n_steps
+
+
 def length_of_gain(gain, rate, n_steps):
-    """Length of rows that gain so many nats by so many steps of Runge and Kutta."""
-
-    def factor(n):
-        z = rate / n
-        return (1 + z + z**2 / 2 + z**3 / 6 + z**4 / 24) ** n
-
+    """Length of rows that gain so many nats by so many steps."""
+    coarse, fine = factor(rate, n_steps), factor(rate, 2 * n_steps + 1)
     # The divergence is constant: the solver errs in where rows go alone.
-    return math.sqrt(2 * gain / (factor(2 * n_steps + 1) ** 2 - factor(n_steps) ** 2))
+    return math.sqrt(2 * gain / (fine**2 - coarse**2))
 
 
 @pytest.mark.parametrize("rate, n_steps", [(4.0, 1), (6.0, 2)])
@@ -113,3 +118,16 @@ def test_steps_are_not_refined_without_end(monkeypatch):
     assert one.n_ode_steps == 8
     assert one.n_rollbacks == 0
     assert np.isfinite(one.losses).all()
+
+
+def test_movements_are_measured_with_the_steps_of_the_training():
+    # A row of no weight, so far out that the field is not faded out before it.
+    near, far = rows(0.1), torch.tensor([[100.0, 0.0]])
+    table = Rows(torch.cat([near.x, far]), torch.cat([near.weight, torch.zeros(1)]))
+    options = Options(max_iter=100, batch_size=50, n_ode_steps=1)
+    generators = [torch.Generator().manual_seed(0)]
+    stage = Stage([Fold(table)], [expanding(4.0)], 1.0, options, generators, Pace(100))
+    stage.trainers[0].n_ode_steps = 8
+    coarse = 0.1 * (factor(4.0, 1) - 1)
+    assert stage._movement() == pytest.approx(0.1 * (factor(4.0, 8) - 1), rel=1e-2)
+    assert abs(stage._movement() / coarse - 1) > 0.3

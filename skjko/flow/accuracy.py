@@ -49,8 +49,7 @@ def _gap(coarse, fine, sets):
     )
 
 
-def _solve(block, x, context, n_steps):
-    dynamics = block.field.dynamics(context)
+def _solve(dynamics, x, n_steps):
     solution = ode.integrate(dynamics, x, ode.uniform_grid(n_steps))
     score = -objective.negative_log_likelihood(solution.y, solution.log_det)
     return solution.y, score
@@ -110,6 +109,26 @@ def _refine_together(flow, x, sizes, context):
 
 
 @torch.no_grad()
+def coarse_gain(dynamics, x, n_steps):
+    """Return what rows gain, in the mean, by steps that are coarse.
+
+    Parameters
+    ----------
+    dynamics : callable
+        `(t, x) -> (velocity, divergence)`.
+    x : Tensor of shape (n, d), or those of a stack of fields
+    n_steps : int
+
+    Returns
+    -------
+    gain : Tensor
+        Nats by which log-densities are higher than on a finer grid; one a field.
+    """
+    (_, coarse), (_, fine) = (_solve(dynamics, x, n) for n in (n_steps, finer(n_steps)))
+    return (coarse - fine).mean(-1)
+
+
+@torch.no_grad()
 def refine(block, x, context, slack, max_steps):
     """Set the steps of one block so that finer ones change nothing on the points x.
 
@@ -129,10 +148,11 @@ def refine(block, x, context, slack, max_steps):
 
 def _refine(block, x, sizes, share, context, max_steps):
     """Set one block's steps on the points x; return its gap and the points pushed."""
+    dynamics = block.field.dynamics(context)
     while True:
         n_steps = block.n_ode_steps
-        _, score = _solve(block, x, context, n_steps)
-        fine_y, fine_score = _solve(block, x, context, finer(n_steps))
+        _, score = _solve(dynamics, x, n_steps)
+        fine_y, fine_score = _solve(dynamics, x, finer(n_steps))
         gap = _gap(score, fine_score, sizes)
         if not gap.exceeds(share) or finer(n_steps) > max_steps:
             return gap, fine_y

@@ -63,6 +63,11 @@ class Rows:
         """Weighted mean of one value a row."""
         return torch.dot(values, self.weight).item() / self.weight.sum().item()
 
+    def first(self, n):
+        """The first n rows, or those of every table if x is a stack of them."""
+        context = None if self.context is None else self.context[..., :n, :]
+        return Rows(self.x[..., :n, :], self.weight[..., :n], context, self.to)
+
     def some(self, n):
         """At most n rows, evenly spaced: they may have been handed over in order."""
         return self.take(slice(None, None, math.ceil(len(self) / n)))

@@ -206,7 +206,7 @@ class Stage:
 
     def _movement(self):
         """Root mean square movement of (some) training rows by the fields so far."""
-        n_steps = self.options.n_ode_steps
+        n_steps = max(trainer.n_ode_steps for trainer in self.trainers)
         blocks = [Block(f, self.step_size, n_steps) for f in self.averages]
         return movement(self.folds, blocks, _N_STEERING)
 

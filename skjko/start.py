@@ -30,8 +30,9 @@ CLEAR = 2.0
 # the work in which one may come to be better after all than a flow.
 TRIAL_SHARE, TRIAL_WORK, TRIAL_ROWS = 0.1, 3e11, 20_000
 DOUBTFUL_SHARE = 0.4
-# A trial of less work says little of what a mixture comes to.
-TELLING_WORK = 5e10
+# A trial of less work, or of a smaller share of the rows, says little of what a mixture
+# comes to.
+TELLING_WORK, TELLING_ROWS = 5e10, 0.5
 # Share of the time in which trials may begin; and of what is left then that the growth
 # may take, and that it may where a flow is ahead already.
 TRIALS_SHARE, GROWING_SHARE, BEHIND_SHARE = 0.25, 0.65, 0.1
@@ -181,7 +182,7 @@ class Start:
         Of little time a flow that is ahead after little training makes more.
         """
         total = self._work.mixture_work
-        is_behind = self._reached < nll and self._trial_work >= TELLING_WORK
+        is_behind = self._reached < nll and self._trials_tell
         left = total - n_trials * self._trial_work
         if nll >= below:
             left = min(left, DOUBTFUL_SHARE * total)
@@ -215,6 +216,13 @@ class Start:
             fold(one, *split, self._work.device)
             for one, split in zip(self.preprocessings, self._splits, strict=True)
         ]
+
+    @property
+    def _trials_tell(self):
+        """Whether what trials come to says what mixtures come to."""
+        n_rows = max(len(X) for (X, _), _ in self._splits)
+        is_of_many = n_rows * TELLING_ROWS <= TRIAL_ROWS
+        return is_of_many and self._trial_work >= TELLING_WORK
 
     @property
     def _trial_work(self):

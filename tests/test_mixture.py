@@ -597,20 +597,22 @@ def test_the_last_race_tells_what_a_flow_has_reached(monkeypatch, n, hope, n_rac
 
 
 @pytest.mark.parametrize(
-    "seconds, checkpoint, reached, grows",
+    "seconds, checkpoint, reached, trial_rows, grows",
     [
-        (20.0, None, -1e8, False),
-        # Trials of so little work do not tell.
-        (10.0, None, -1e8, True),
-        (1e4, None, -1e8, True),
-        (None, None, -1e8, True),
-        (20.0, "fit", -1e8, True),
+        (20.0, None, -1e8, 20_000, False),
+        # Trials of so little work do not tell, nor do those of few of the rows.
+        (10.0, None, -1e8, 20_000, True),
+        (20.0, None, -1e8, 550, False),
+        (20.0, None, -1e8, 530, True),
+        (1e4, None, -1e8, 20_000, True),
+        (None, None, -1e8, 20_000, True),
+        (20.0, "fit", -1e8, 20_000, True),
         # What is promised only may be the other way round.
-        (20.0, None, 1e8, True),
+        (20.0, None, 1e8, 20_000, True),
     ],
 )
 def test_little_time_is_not_for_mixtures_that_are_behind(
-    monkeypatch, tmp_path, seconds, checkpoint, reached, grows
+    monkeypatch, tmp_path, seconds, checkpoint, reached, trial_rows, grows
 ):
     now, works, trial = [0.0], [], start.Start._trial
 
@@ -623,6 +625,7 @@ def test_little_time_is_not_for_mixtures_that_are_behind(
         self._reached = reached
         return -1e9
 
+    monkeypatch.setattr(start, "TRIAL_ROWS", trial_rows)
     monkeypatch.setattr(start.Start, "_trial", seen)
     monkeypatch.setattr(start.Start, "_to_beat", won)
     monkeypatch.setattr(Clock, "__call__", lambda self: now[0])

@@ -54,10 +54,10 @@ class Work:
         them are tried with mixtures.
     radial : bool
         Whether a radial map is tried, where mixtures are.
-    mixture_work, mixture_rate : float
-        Floating-point operations that mixtures in block 0 may take, 0 for no mixture,
-        and how many of them are done in a second, about. Not seconds: a fit that goes
-        on from a checkpoint has to come to the same mixture.
+    mixture_work : float
+        Floating-point operations that mixtures in block 0 may take, 0 for no mixture.
+        Not seconds: a fit that goes on from a checkpoint has to come to the same
+        mixture.
     journal : Journal
         Remembers every block that is trained.
     """
@@ -76,7 +76,6 @@ class Work:
     marginals: tuple
     radial: bool
     mixture_work: float
-    mixture_rate: float
     journal: Journal
 
     def crew(
@@ -104,8 +103,14 @@ class Work:
         )
 
     def do(self, crew):
-        """Let a crew do all of it, if there is a direction to move rows in."""
-        if not crew.interrupted and all(fold.train.x.shape[1] for fold in crew.folds):
+        """Let a crew do all of it, if there is time, and a direction to move rows in.
+
+        What a journal remembers has had its time.
+        """
+        has_time = self.deadline.left > 0 or self.journal.remembers
+        if crew.interrupted or not has_time:
+            return
+        if all(fold.train.x.shape[1] for fold in crew.folds):
             crew.train(
                 self.step_sizes,
                 self.n_reparameterizations,

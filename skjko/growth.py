@@ -10,11 +10,12 @@ to be drawn at random.
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.model_selection import KFold
 
-from skjko.mixture import gaussian, of_tables, settle, split
+from skjko.mixture import Mixture, gaussian, of_tables, settle, split
 
 # Prior rows of a covariance, relative to its degrees of freedom. The stronger prior is
 # tried as well where the parts that were found have few rows, relative to these.
@@ -34,6 +35,24 @@ _GROWING_ROWS, _ROWS_PER_PART, _ROWS_PER_COLUMN = 10_000, 250, 25
 _CROSS_VALIDATION_ROWS, _N_FOLDS, _HELD_OUT = 1000, 3, 0.25
 
 
+class Chosen(NamedTuple):
+    """A mixture, and what it took.
+
+    Attributes
+    ----------
+    mixture : Mixture
+        Of one Gaussian if more are no better.
+    is_grown : bool
+        Whether more work would not make another one of it.
+    work : float
+        Floating-point operations that were done for it, about.
+    """
+
+    mixture: Mixture
+    is_grown: bool
+    work: float
+
+
 def choose_mixture(X, weight, work=math.inf):
     """Return the mixture that is best on held-out rows, fitted to all of them.
 
@@ -49,10 +68,7 @@ def choose_mixture(X, weight, work=math.inf):
 
     Returns
     -------
-    mixture : Mixture
-        Of one Gaussian if more are no better.
-    is_grown : bool
-        Whether more work would not make another one of it.
+    chosen : Chosen
     """
     return choose_mixtures(X[np.newaxis], weight, work)[0]
 
@@ -70,7 +86,7 @@ def choose_mixtures(X, weight, work=math.inf):
 
     Returns
     -------
-    chosen : list of (Mixture, bool)
+    chosen : list of Chosen
     """
     weight = weight / weight.mean()
     n, d = X.shape[1:]
@@ -101,7 +117,14 @@ def choose_mixtures(X, weight, work=math.inf):
             rows = _gathered(X[i : i + 1], weight, [slice(None)])
             settled = settle(*rows, b.settled, b.strength, _N_LAST_ITER)
             mixtures[i] = settled if settled.n_parts.all() else b.settled
-    return [(mixtures[i].single(), b.is_grown) for i, b in enumerate(best)]
+    return [
+        Chosen(
+            mixtures[i].single(),
+            b.is_grown,
+            b.done + _operations(n, b.n_parts, d, _N_LAST_ITER),
+        )
+        for i, b in enumerate(best)
+    ]
 
 
 class _Best:
@@ -115,15 +138,15 @@ class _Best:
         On the first fold.
     score : float
         Of the held-out rows.
-    work : float
-        What is left.
+    work, done : float
+        What is left, and what was done.
     is_grown : bool
         Whether it was enough. For one part it always is; for others, to settle them on
         all rows too.
     """
 
     def __init__(self, strength, work):
-        self.strength, self.work = strength, work
+        self.strength, self.work, self.done = strength, work, 0.0
         self.number, self.score, self.is_grown = -1, -math.inf, True
 
     @property
@@ -135,7 +158,7 @@ class _Best:
         """Return another one if its score is higher; both had to be grown."""
         is_grown = self.is_grown and other.is_grown
         better = other if other.score > self.score else self
-        better.is_grown = is_grown
+        better.is_grown, better.done = is_grown, self.done + other.done
         return better
 
     def take(self, number, settled, score):
@@ -147,6 +170,7 @@ class _Best:
         self.is_grown = bool(operations + at_last <= self.work)
         if self.is_grown:
             self.work -= operations
+            self.done += operations
         return self.is_grown
 
 

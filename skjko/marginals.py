@@ -99,9 +99,9 @@ def choose_marginal_mixtures(X, weight, gaussian_of, work=LARGEST_WORK):
         return None
     chosen = choose_mixtures(np.stack(values), weight, work)
     maps = {
-        j: RosenblattMap.of(mixture)
-        for j, (mixture, _) in zip(which, chosen, strict=True)
-        if len(mixture.weights) > 1
+        j: RosenblattMap.of(one.mixture)
+        for j, one in zip(which, chosen, strict=True)
+        if len(one.mixture.weights) > 1
     }
     if not maps:
         return None

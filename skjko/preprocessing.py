@@ -281,8 +281,23 @@ class Preprocessing:
     def with_mixture(self, X, sample_weight, rng, work):
         """Return the same with a mixture fitted to (some of) the rows behind it.
 
-        A mixture of one part is none. It takes no more than about so much `work`, in
-        floating-point operations; with it comes whether more would change nothing.
+        A mixture of one part is none.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, d)
+        sample_weight : ndarray of shape (n,)
+        rng : RandomState
+        work : float
+            Floating-point operations that it may take, about.
+
+        Returns
+        -------
+        mixed : Preprocessing
+        is_grown : bool
+            Whether more work would change nothing.
+        done : float
+            Operations that were done.
         """
         d = X.shape[1] - self.n_flat_
         size = max(_MIXTURE_ROWS, _MIXTURE_ROWS_PER_NUMBER * d * (d + 3) // 2)
@@ -293,13 +308,13 @@ class Preprocessing:
         n_chunks = math.ceil(len(order) * X.shape[1] / chunks.CHUNK_VALUES)
         for rows in np.array_split(order, n_chunks):
             Z[rows] = self.forward(X[some[rows]])[0][:, :d]
-        mixture, is_grown = choose_mixture(Z, sample_weight[some], work)
+        mixture, is_grown, done = choose_mixture(Z, sample_weight[some], work)
         if len(mixture.weights) == 1:
-            return self, is_grown
+            return self, is_grown, done
         mixed = Preprocessing(self.support).complete(
             self.marginal_, self.gaussian_, self.radial_, RosenblattMap.of(mixture)
         )
-        return mixed, is_grown
+        return mixed, is_grown, done
 
     @property
     def has_mixtures(self):

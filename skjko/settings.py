@@ -138,7 +138,6 @@ def work(estimator, n_samples, support, deadline, journal, before=None):
         _marginals(p),
         p.radial_map is not None,
         _mixture_work(p),
-        _RATE,
         journal,
     )
 

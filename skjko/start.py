@@ -33,9 +33,12 @@ DOUBTFUL_SHARE = 0.4
 # A trial of less work, or of a smaller share of the rows, says little of what a mixture
 # comes to.
 TELLING_WORK, TELLING_ROWS = 5e10, 0.5
-# Share of the time in which trials may begin; and of what is left then that the growth
-# may take, and that it may where a flow is ahead already.
-TRIALS_SHARE, GROWING_SHARE, BEHIND_SHARE = 0.25, 0.65, 0.1
+# Share of the time in which trials may begin, and in which they may where nothing is
+# left to grow; and of what is left then that the growth may take, and that it may where
+# a flow is ahead already.
+TRIALS_SHARE, GROWN_SHARE, GROWING_SHARE, BEHIND_SHARE = 0.25, 0.5, 0.75, 0.1
+# Seconds that no clock tells from none.
+_INSTANT = 1e-9
 
 
 class _Maps(NamedTuple):
@@ -70,15 +73,20 @@ class _Trial(NamedTuple):
     Attributes
     ----------
     maps : _Maps
-    mixed : list of Preprocessing
+    plain, mixed : list of Preprocessing
+        Without mixtures of all columns, and with them.
+    is_of_all : bool
+        Whether they were fitted to all training rows.
     is_grown : bool
-        Whether more work would make no others of them.
+        Whether more work, and more rows, would make no others of them.
     losses, shares : ndarray
         Negative log-likelihoods of the held-out rows, and their weights.
     """
 
     maps: _Maps
+    plain: list
     mixed: list
+    is_of_all: bool
     is_grown: bool
     losses: np.ndarray
     shares: np.ndarray
@@ -130,6 +138,8 @@ class Start:
     def __init__(self, splits, work, rng, seed, earlier):
         self._splits, self._work, self._seed = splits, work, seed
         self.fields, self.interrupted = None, False
+        # Operations of mixtures so far, and their seconds.
+        self._done, self._seconds = 0.0, 0.0
         # By the flow in its race.
         self._reached = math.inf
         self._has_mixtures = earlier is not None and earlier.preprocessing.has_mixtures
@@ -153,8 +163,7 @@ class Start:
         """Let the best mixture grow, and take it if it is better than a flow."""
         first, trial, n_trials = self._trials()
         if first.maps.radial:
-            self._maps = first.maps
-            self.preprocessings = self._fitted(self._maps, self._splits)
+            self.preprocessings, self._maps = self._plain(first), first.maps
         below = math.inf if self._has_mixtures else self._to_beat(trial, rng)
         if below == -math.inf:
             return
@@ -162,12 +171,20 @@ class Start:
         if self._left == 0:
             return
         if not (trial.is_grown or self.interrupted):
-            fitted = self._fitted(trial.maps, self._splits)
-            trial = self._trial(trial.maps, fitted, self._splits, self._left)
+            plain = self._plain(trial)
+            trial = self._trial(trial.maps, plain, self._splits, self._left)
         self._has_mixtures = self._has_mixtures or trial.is_better_than(below)
         if self._has_mixtures:
             self._maps = trial.maps
             self.preprocessings, self.folds, self.fields = trial.mixed, None, None
+
+    def _plain(self, trial):
+        """Preprocessings of all rows that its mixtures may stand behind."""
+        if trial.maps == self._maps:
+            return self.preprocessings
+        if trial.is_of_all:
+            return trial.plain
+        return self._fitted(trial.maps, self._splits)
 
     def _to_beat(self, trial, rng):
         """What mixtures have to be below; minus infinity if they cannot be."""
@@ -189,7 +206,8 @@ class Start:
         if not self._work.journal.remembers:
             share = BEHIND_SHARE if is_behind else GROWING_SHARE
             affordable = share * self._work.deadline.left
-            left = min(left, self._work.mixture_rate * affordable)
+            # As fast as the trials went: machines differ, and so do their hours.
+            left = min(left, self._done * affordable / max(self._seconds, _INSTANT))
         if left < self._trial_work and is_behind:
             return 0
         return max(left, self._trial_work)
@@ -246,9 +264,15 @@ class Start:
         """
         splits = [(self._some(*train_set), held) for train_set, held in self._splits]
         until = self._work.deadline.part(TRIALS_SHARE)
+        until_grown = self._work.deadline.part(GROWN_SHARE)
         plains, trials = {}, {}
+
+        def has_time():
+            are_grown = all(trial.is_grown for trial in trials.values())
+            return self._is_before(until_grown if are_grown else until)
+
         for i, marginal in enumerate(self._work.marginals):
-            if i > 0 and not self._is_before(until):
+            if i > 0 and not has_time():
                 break
             maps = _Maps(marginal)
             plain = self._fitted(maps, splits) if i else self.preprocessings
@@ -266,7 +290,7 @@ class Start:
         curved = [
             self._radial_trial(maps, plains[maps], splits)
             for maps in candidates
-            if maps in plains and self._is_before(until)
+            if maps in plains and has_time()
         ]
         curved = [trial for trial in curved if trial is not None]
         n_trials = len(trials) + len(curved)
@@ -304,23 +328,28 @@ class Start:
         return X[some], weight[some]
 
     def _trial(self, maps, plain, splits, work):
-        pairs = [
+        grown = [
             self._mixed(one, train_set, work)
             for one, (train_set, _) in zip(plain, splits, strict=True)
         ]
-        mixed = [one for one, _ in pairs]
-        is_grown = all(is_grown for _, is_grown in pairs) and all(
+        mixed = [one for one, _ in grown]
+        is_of_all = all(
             len(some) == len(X)
             for ((some, _), _), ((X, _), _) in zip(splits, self._splits, strict=True)
         )
-        return _Trial(maps, mixed, is_grown, *self._losses(mixed))
+        is_grown = is_of_all and all(is_grown for _, is_grown in grown)
+        return _Trial(maps, plain, mixed, is_of_all, is_grown, *self._losses(mixed))
 
     def _mixed(self, preprocessing, train_set, work):
         # Where there are folds, all rows come after them.
         n_fits = len(self._splits) + (len(self._splits) > 1)
-        return preprocessing.with_mixture(
+        start = self._work.deadline.clock()
+        mixed, is_grown, done = preprocessing.with_mixture(
             *train_set, np.random.RandomState([self._seed, 2]), work / n_fits
         )
+        self._seconds += self._work.deadline.clock() - start
+        self._done += done
+        return mixed, is_grown
 
     def _promise(self, trial, rng):
         """What a flow promises to come to, on held-out rows, if it matters to be below.
@@ -415,8 +444,12 @@ def whitened(preprocessing, Y):
 
 
 def fold(preprocessing, train_set, held_out, device):
-    """Whiten rows and weights; `held_out` may be None."""
-    train = _training_rows(preprocessing, *train_set, device)
+    """Whiten rows and weights; `held_out` may be None.
+
+    Training rows wait for somebody to ask for them: mapping many of them through a
+    mixture takes a while.
+    """
+    train = partial(_training_rows, preprocessing, *train_set, device)
     if held_out is None:
         return Fold(train)
     to = partial(torch.as_tensor, dtype=torch.float32, device=device)

@@ -4,7 +4,13 @@
 
 import os
 
+from hypothesis import settings
+
 # Side by side, processes of several threads each would wait for each other. Set before
 # anything starts a pool of threads, and for the processes that tests start.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# No test depends on how long anything takes.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

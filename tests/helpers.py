@@ -27,6 +27,18 @@ def quick(**parameters):
     return JKOFlowDensity(**{**QUICK, **parameters})
 
 
+def lumps(seed=2):
+    """Rows with which more than one marginal map is tried, and radial ones behind all.
+
+    Lumps, which have to do with each other: mixtures like columns' own best. And a
+    column of heavy tails, which a flow gets a marginal map for.
+    """
+    rng = np.random.RandomState(seed)
+    a, b = rng.standard_normal((2, 300))
+    X = np.floor(np.column_stack([a, np.tanh(2 * a) + 0.5 * b]))
+    return np.column_stack([X + 0.1 * rng.standard_normal(X.shape), np.sinh(2 * b)])
+
+
 def process_state():
     """What belongs to the process, and so to everyone in it.
 

@@ -16,7 +16,14 @@ import torch
 from helpers import QUICK
 from sklearn.model_selection import GridSearchCV
 
-from skjko import JKOFlowDensity, checkpoint, container, persistence, settings
+from skjko import (
+    JKOFlowDensity,
+    checkpoint,
+    container,
+    fitting,
+    persistence,
+    settings,
+)
 from skjko.datasets import moons
 from skjko.flow import scheme
 from skjko.flow.fields import MLPField
@@ -464,6 +471,25 @@ def test_time_that_was_spent_counts(monkeypatch, tmp_path):
 
 
 # ------------------------------------------------------------------- damaged files
+
+
+def test_what_is_remembered_has_had_its_time(monkeypatch, tmp_path):
+    """Whoever comes to it late finds the same model all the same."""
+    now, begin = [0.0], fitting.Start.__init__
+    monkeypatch.setattr(Clock, "__call__", lambda self: now[0])
+    X = moons().sample(1200, random_state=0)
+    limited = {"checkpoint": tmp_path, "time_limit": 100.0, "mixture_map": None}
+    first = density(**limited).fit(X)
+    assert first.n_blocks_ > 0
+
+    def late(self, *args):
+        begin(self, *args)
+        now[0] = 1e6
+
+    monkeypatch.setattr(fitting.Start, "__init__", late)
+    no_training(monkeypatch)
+    again = density(**limited).fit(X)
+    assert told(again) == told(first)
 
 
 @pytest.fixture(scope="module")

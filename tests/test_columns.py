@@ -63,7 +63,7 @@ def check_map(one, X, back_tol):
     np.testing.assert_allclose(log_det, expected, rtol=0, atol=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(a=number, size=width, share=st.floats(1e-3, 0.999))
 def test_bounds_invert(a, size, share):
     lower = np.array([a, -np.inf, a, -np.inf])
@@ -79,7 +79,7 @@ def test_bounds_invert(a, size, share):
         np.testing.assert_allclose(back, x, atol=10 * rounding)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(centre=number, size=width, u=st.floats(-1e4, 1e4))
 def test_marginal_maps_invert(centre, size, u):
     one = MarginalMap(np.array([1]), np.array([centre]), np.array([size]))
@@ -112,7 +112,7 @@ def test_outside_of_the_bounds_there_is_no_density():
     assert list(log_det == -np.inf) == [True, True, True, False, True]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     slope=st.floats(1e-6, 1e6),
     sign=st.sampled_from([-1, 1]),

@@ -249,7 +249,7 @@ def test_the_inverse_holds_where_a_step_is_no_contraction():
 
 
 @given(seed=st.integers(0, 2**16), n=st.integers(1, 40), d=st.integers(1, 6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_rows_do_not_see_each_other(seed, n, d):
     field = random_field(d, (8, 8), seed=seed)
     flow = Flow(d, [Block(Confined(field, 5.0).double(), 1.0, 3)])

@@ -20,10 +20,12 @@ from skjko.flow import history
 from skjko.flow.pace import Clock
 from skjko.flow.scheme import Crew
 from skjko.growth import choose_mixture, choose_mixtures
+from skjko.marginals import MarginalMixtures
 from skjko.mixture import Mixture
 from skjko.preprocessing import Preprocessing
 from skjko.rosenblatt import RosenblattMap
-from tests.helpers import quick
+from skjko.settings import training_seconds
+from tests.helpers import lumps, quick
 
 
 def some_mixture(n_parts, d, seed, apart=3.0):
@@ -266,7 +268,7 @@ def test_the_statistics_do_not_depend_on_the_chunks(monkeypatch):
 
 def test_one_gaussian_stays_one():
     X = np.random.RandomState(0).standard_normal((2000, 3))
-    chosen, _ = choose_mixture(X, np.ones(2000))
+    chosen = choose_mixture(X, np.ones(2000)).mixture
     assert len(chosen.weights) == 1
     assert_allclose(chosen.means[0], X.mean(axis=0), atol=1e-12)
     assert_allclose(chosen.covariances[0], np.cov(X.T, bias=True), atol=1e-5)
@@ -276,7 +278,7 @@ def test_as_many_parts_as_there_are_clusters():
     truth = datasets.eight_gaussians()
     X = truth.sample(4000, random_state=0)
     scale = X.std()
-    chosen, _ = choose_mixture(X / scale, np.ones(4000))
+    chosen = choose_mixture(X / scale, np.ones(4000)).mixture
     assert len(chosen.weights) == 8
     T = truth.sample(4000, random_state=1)
     scores = chosen.log_density(T / scale) - 2 * math.log(scale)
@@ -289,7 +291,7 @@ def test_rings_around_each_other_are_told_apart():
     # Slices through all rings at once fit next to nothing better than a Gaussian.
     truth = datasets.rings()
     X, T = truth.sample(8000, random_state=0), truth.sample(4000, random_state=1)
-    chosen, _ = choose_mixture(X / X.std(), np.ones(8000))
+    chosen = choose_mixture(X / X.std(), np.ones(8000)).mixture
     scores = chosen.log_density(T / X.std()) - 2 * math.log(X.std())
     divergence, error = metrics.kl_divergence(truth.score_samples(T), scores)
     assert divergence + 3 * error < 0.1
@@ -300,7 +302,7 @@ def test_growth_passes_by_levels_that_gain_nothing(name, seed):
     # Halves of them, or quarters, are no better than the whole, by 250 held-out rows.
     X = getattr(datasets, name)().sample(1000, random_state=seed)
     Z = (X - X.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(X.T))).T
-    chosen, _ = choose_mixture(Z, np.ones(1000))
+    chosen = choose_mixture(Z, np.ones(1000)).mixture
     assert len(chosen.weights) > 16
 
 
@@ -319,12 +321,10 @@ def test_tables_side_by_side_are_as_if_alone(n, work):
     weight = rng.rand(n) + 0.5
     together = choose_mixtures(tables, weight, work)
     alone = [choose_mixture(X, weight, work) for X in tables]
-    n_parts = {len(one.weights) for one, _ in together}
+    n_parts = {len(one.mixture.weights) for one in together}
     assert len(n_parts) > 1
-    for X, (a, is_grown), (b, alone_is_grown) in zip(
-        tables, together, alone, strict=True
-    ):
-        assert is_grown == alone_is_grown
+    for X, (a, *took), (b, *alone_took) in zip(tables, together, alone, strict=True):
+        assert took == alone_took
         assert (a.weights > 0).all()
         assert_allclose(a.weights, b.weights, rtol=1e-9)
         assert_allclose(a.log_density(X), b.log_density(X), rtol=1e-7, atol=1e-7)
@@ -380,12 +380,15 @@ def test_parts_without_rows_lose_their_weight_on_their_table_alone():
 def test_growth_ends_with_the_work(n, some_work):
     X = datasets.checkerboard().sample(n, random_state=0)
     X, weight = (X - X.mean(axis=0)) / X.std(axis=0), np.ones(n)
-    n_parts = [
-        len(choose_mixture(X, weight, work)[0].weights)
-        for work in (0, some_work, 10 * some_work)
-    ]
+    works = 0, some_work, 10 * some_work
+    chosen = [choose_mixture(X, weight, work) for work in works]
+    n_parts = [len(one.mixture.weights) for one in chosen]
     assert n_parts[0] == 1
     assert n_parts[0] < n_parts[1] < n_parts[2]
+    # What was done is less than what was given, but more than another level leaves.
+    for one, work in list(zip(chosen, works, strict=True))[1:]:
+        assert not one.is_grown
+        assert work / 8 < one.work <= work
 
 
 def test_few_rows_keep_the_shape_of_their_parent():
@@ -471,12 +474,29 @@ def test_growth_looks_at_a_part_of_many_rows(monkeypatch):
     monkeypatch.setattr(growth, "_ROWS_PER_COLUMN", 0)
     truth = datasets.eight_gaussians()
     X, T = truth.sample(8000, random_state=0), truth.sample(4000, random_state=1)
-    chosen, _ = choose_mixture(X / X.std(), np.ones(8000))
+    chosen = choose_mixture(X / X.std(), np.ones(8000)).mixture
     assert looked_at == {500, 800, 8000}
     assert len(chosen.weights) == 8
     scores = chosen.log_density(T / X.std()) - 2 * math.log(X.std())
     divergence, error = metrics.kl_divergence(truth.score_samples(T), scores)
     assert divergence - 3 * error < 0.01
+
+
+def test_work_is_that_of_all_levels_of_both_priors(monkeypatch):
+    paid, strengths, pays = [], set(), growth._Best.pays
+
+    def seen(self, *args):
+        paid.append(pays(self, *args))
+        strengths.add(self.strength)
+        return paid[-1]
+
+    monkeypatch.setattr(growth._Best, "pays", seen)
+    # A level is one operation, and so is to settle all rows in the end.
+    monkeypatch.setattr(growth, "_operations", lambda *args: 1.0)
+    X = datasets.checkerboard().sample(300, random_state=0)
+    chosen = choose_mixture((X - X.mean(axis=0)) / X.std(axis=0), np.ones(300), 9.0)
+    assert len(strengths) == 2
+    assert chosen.work == sum(paid) + 1
 
 
 @pytest.mark.parametrize("n", [300, 1500])
@@ -489,8 +509,9 @@ def test_a_fit_goes_on_from_the_same_mixture(n):
 
 
 @pytest.mark.parametrize("n", [300, 1500])
-def test_more_time_later_does_not_change_where_the_flow_starts(n):
-    # A mixture that had more work would have more parts.
+def test_more_time_later_does_not_change_where_the_flow_starts(monkeypatch, n):
+    # A mixture that had more work would have more parts. None takes any time here.
+    monkeypatch.setattr(Clock, "__call__", lambda self: 0.0)
     X = datasets.checkerboard().sample(n, random_state=0)
     once = quick(
         mixture_map="auto",
@@ -615,6 +636,11 @@ def test_little_time_is_not_for_mixtures_that_are_behind(
     monkeypatch, tmp_path, seconds, checkpoint, reached, trial_rows, grows
 ):
     now, works, trial = [0.0], [], start.Start._trial
+    with_mixture = Preprocessing.with_mixture
+
+    def slow(self, *args):
+        now[0] += 0.1
+        return with_mixture(self, *args)
 
     def seen(self, maps, plain, splits, work):
         works.append(work)
@@ -625,6 +651,7 @@ def test_little_time_is_not_for_mixtures_that_are_behind(
         self._reached = reached
         return -1e9
 
+    monkeypatch.setattr(Preprocessing, "with_mixture", slow)
     monkeypatch.setattr(start, "TRIAL_ROWS", trial_rows)
     monkeypatch.setattr(start.Start, "_trial", seen)
     monkeypatch.setattr(start.Start, "_to_beat", won)
@@ -634,6 +661,53 @@ def test_little_time_is_not_for_mixtures_that_are_behind(
     density.set_params(time_limit=seconds, checkpoint=checkpoint).fit(clusters(1200))
     assert density.mixture_map_ is None
     assert len(works) == 1 + grows
+
+
+@pytest.mark.parametrize("of_a_trial", [20.0, 40.0])
+def test_growth_is_as_fast_as_trials_were(monkeypatch, of_a_trial):
+    """So that a slow machine, or a slow hour of it, is done in time as well."""
+    now, asked = [0.0], []
+    with_mixture = Preprocessing.with_mixture
+
+    def slow(self, X, weight, rng, work):
+        asked.append(work)
+        now[0] += of_a_trial
+        mixed, is_grown, _ = with_mixture(self, X, weight, rng, 1e8)
+        return mixed, is_grown, 0.5 * work
+
+    monkeypatch.setattr(Preprocessing, "with_mixture", slow)
+    monkeypatch.setattr(start.Start, "_to_beat", lambda *args: math.inf)
+    monkeypatch.setattr(Clock, "__call__", lambda self: now[0])
+    X = datasets.checkerboard().sample(1200, random_state=0)
+    density = quick(mixture_map="auto", marginal_map=None, radial_map=None)
+    density.set_params(time_limit=1000.0).fit(X)
+    trial, of_growth = asked
+    left = training_seconds(1000.0) - of_a_trial
+    rate = 0.5 * trial / of_a_trial
+    assert of_growth == pytest.approx(start.GROWING_SHARE * rate * left)
+
+
+@pytest.mark.parametrize("trial_rows, n_fits", [(20_000, 1), (200, 2)])
+def test_what_trials_of_all_rows_stand_behind_is_fitted_once(
+    monkeypatch, trial_rows, n_fits
+):
+    fitted, fit = [], Preprocessing.fit
+
+    def counted(self, X, weight, choose_marginal=None):
+        if choose_marginal is not None and "mixtures" in str(choose_marginal):
+            fitted.append(len(X))
+        return fit(self, X, weight, choose_marginal)
+
+    monkeypatch.setattr(Preprocessing, "fit", counted)
+    monkeypatch.setattr(start, "TRIAL_ROWS", trial_rows)
+    monkeypatch.setattr(start.Start, "_to_beat", lambda *args: math.inf)
+    trial = start.Start._trial
+    monkeypatch.setattr(
+        start.Start, "_trial", lambda *args: trial(*args)._replace(is_grown=False)
+    )
+    density = quick(mixture_map="auto", radial_map=None).fit(lumps(), X_val=lumps(3))
+    assert isinstance(density.marginal_map_, MarginalMixtures)
+    assert len(fitted) == n_fits
 
 
 @pytest.mark.parametrize("n", [300, 1500])

@@ -145,6 +145,32 @@ def test_no_time_at_all_leaves_the_gaussian():
     assert np.isfinite(density.score_samples(X)).all()
 
 
+def test_nobody_waits_for_rows_that_there_is_no_time_to_train_on(monkeypatch):
+    def asked(*args):
+        raise AssertionError("training rows are mapped")
+
+    monkeypatch.setattr("skjko.start._training_rows", asked)
+    X = moons().sample(1200, random_state=0)
+    density = JKOFlowDensity(time_limit=1e-9, mixture_map=None, random_state=0).fit(X)
+    assert density.n_blocks_ == 0
+    assert len(density.validation_scores_) == 1
+    with pytest.raises(AssertionError, match="are mapped"):
+        density.set_params(time_limit=1e3).fit(X)
+
+
+def test_training_rows_are_made_once_and_when_asked_for():
+    made = []
+
+    def make():
+        made.append(Rows(torch.zeros(50, 2), torch.ones(50)))
+        return made[-1]
+
+    fold = Fold(make)
+    assert not made
+    assert fold.train is fold.train
+    assert len(made) == 1
+
+
 def test_a_limit_that_does_not_bind_changes_nothing():
     X = moons().sample(1200, random_state=0)
     settings = {

@@ -153,7 +153,7 @@ def test_a_row_off_a_flat_direction_is_far():
     assert log_density(whitening, off).max() < log_density(whitening, X).min() - 50
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     exponents=st.lists(st.integers(-12, 12), min_size=1, max_size=4),
     offsets=st.lists(st.integers(-3, 3), min_size=4, max_size=4),
@@ -171,7 +171,7 @@ def test_any_scale_is_finite_and_invertible(exponents, offsets, n, seed):
     assert (np.abs(back - X) / np.abs(X).max(axis=0)).max() < 1e-10
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     exponents=st.lists(st.integers(-40, 40), min_size=3, max_size=3),
     seed=st.integers(0, 100),

@@ -31,7 +31,6 @@ def cases(share=1.0):
         # Without a wish for more, the same cases everywhere, always.
         derandomize=_more is None,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from helpers import quick
-from hypothesis import given, settings
+from helpers import lumps, quick
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
@@ -32,7 +32,6 @@ def log_density(radial, X):
 
 
 @given(positive, positive, st.integers(1, 20), st.floats(-9, 9), st.integers(0, 9))
-@settings(deadline=None)
 def test_the_map_inverts(radius, scale, d, magnitude, seed):
     radial = RadialMap(radius, scale)
     X = radius * 10**magnitude * np.random.RandomState(seed).standard_normal((5, d))
@@ -165,46 +164,43 @@ def test_it_draws_in_tails_in_place_of_marginal_maps():
     assert gain.mean() > 2 * gain.std() / math.sqrt(len(gain))
 
 
-def lumps(seed=2):
-    """Rows with which more than one marginal map is tried, and radial ones behind all.
-
-    Lumps, which have to do with each other: mixtures like columns' own best. And a
-    column of heavy tails, which a flow gets a marginal map for.
-    """
-    rng = np.random.RandomState(seed)
-    a, b = rng.standard_normal((2, 300))
-    X = np.floor(np.column_stack([a, np.tanh(2 * a) + 0.5 * b]))
-    return np.column_stack([X + 0.1 * rng.standard_normal(X.shape), np.sinh(2 * b)])
-
-
 @pytest.mark.parametrize(
-    "seconds, parameters, n_trials",
+    "seconds, are_grown, parameters, n_trials",
     # Ten seconds each, and no more of them after a quarter of all.
     [
-        (1e-3, {}, 1),
-        (30.0, {}, 1),
-        (60.0, {}, 2),
-        (100.0, {}, 3),
-        (125.0, {}, 3),
-        (130.0, {}, 4),
-        (1000.0, {}, 4),
-        (None, {}, 4),
+        (1e-3, False, {}, 1),
+        (30.0, False, {}, 1),
+        (60.0, False, {}, 2),
+        (100.0, False, {}, 3),
+        (125.0, False, {}, 3),
+        (130.0, False, {}, 4),
+        (1000.0, False, {}, 4),
+        (None, False, {}, 4),
+        # Or after a half, where growth needs no time.
+        (1e-3, True, {}, 1),
+        (20.0, True, {}, 1),
+        (30.0, True, {}, 2),
+        (60.0, True, {}, 3),
+        (70.0, True, {}, 4),
         # What goes on has to come to the same.
-        (60.0, {"checkpoint": "fit"}, 4),
-        (60.0, {"folds": True}, 4),
+        (60.0, False, {"checkpoint": "fit"}, 4),
+        (60.0, False, {"folds": True}, 4),
     ],
 )
-def test_trials_stop_in_time(monkeypatch, tmp_path, seconds, parameters, n_trials):
+def test_trials_stop_in_time(
+    monkeypatch, tmp_path, seconds, are_grown, parameters, n_trials
+):
     now, counted, trial, trials = [0.0], [], start.Start._trial, start.Start._trials
 
     def slow(self, *args):
         now[0] += 10.0
-        return trial(self, *args)
+        return trial(self, *args)._replace(is_grown=are_grown)
 
     def seen(self):
         # What comes before them takes a second.
         now[0] += 1.0
         before, chosen = now[0], trials(self)
+        monkeypatch.setattr(start.Start, "_trial", trial)
         counted.append(round((now[0] - before) / 10))
         assert chosen[2] == counted[-1]
         return chosen
@@ -249,7 +245,7 @@ def test_it_is_tried_behind_no_marginal_maps_too(monkeypatch):
 def test_a_clear_gain(gains, is_clear):
     losses = np.zeros(len(gains))
     one, other = (
-        start._Trial(start._Maps(None), [], True, loss, np.ones(len(gains)))
+        start._Trial(start._Maps(None), [], [], True, True, loss, np.ones(len(gains)))
         for loss in (losses - gains, losses)
     )
     assert one.is_clearly_better_than(other) == is_clear

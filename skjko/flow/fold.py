@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+from functools import partial
 
 import torch
 
@@ -19,25 +20,23 @@ class Fold:
 
     Parameters
     ----------
-    train, held_out : Rows
-        `held_out` may be None.
+    train : Rows or callable
+        A callable returns the rows, when somebody asks for them first: behind the last
+        block of a flow nobody does.
+    held_out : Rows or None
     log_det : Tensor of shape (n_held_out,)
         log|det| of all that happened to the held-out rows.
-    behind : Block or None
-        The block that still has to push the training rows: behind the last block of a
-        flow nobody asks where they are.
     """
 
-    def __init__(self, train, held_out=None, log_det=None, behind=None):
+    def __init__(self, train, held_out=None, log_det=None):
         self.held_out, self.log_det = held_out, log_det
-        self._train, self._behind = train, behind
+        self._train = train
 
     @property
     def train(self):
         """Training rows, where they are."""
-        if self._behind is not None:
-            self._train = _pushed(self._train, self._behind)
-            self._behind = None
+        if callable(self._train):
+            self._train = self._train()
         return self._train
 
     @property
@@ -59,7 +58,7 @@ class Fold:
     def push(self, block):
         """Return the fold behind one more block."""
         held_out = self.push_held_out(block) if self.held_out else (None, None)
-        return Fold(self.train, *held_out, behind=block)
+        return Fold(partial(_pushed, self.train, block), *held_out)
 
     def mean_squares(self, block, max_rows):
         """E|x - T(x)|^2 and E|T(x)|^2 of (about so many) training rows."""

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 
-from skjko import JKOFlowDensity, datasets, growth, metrics, mixture, start
+from skjko import JKOFlowDensity, datasets, growth, metrics, mixture, start, trials
 from skjko.flow import history
 from skjko.flow.pace import Clock
 from skjko.flow.scheme import Crew
@@ -566,13 +566,13 @@ def test_the_first_block_goes_on_from_the_races(monkeypatch, n, goes_on):
     # A block with weight decay is tried too, and is not to know what others learned.
     monkeypatch.setattr(Crew, "_has_learned_noise", True)
     # Mixtures may be better yet, but are not in the end.
-    trial = start.Start._trial
+    trial = trials.Trials._trial
     monkeypatch.setattr(
-        start.Start, "_trial", lambda *args: trial(*args)._replace(is_grown=False)
+        trials.Trials, "_trial", lambda *args: trial(*args)._replace(is_grown=False)
     )
-    monkeypatch.setattr(start._Trial, "is_better_than", lambda *args: False)
+    monkeypatch.setattr(trials.Trial, "is_better_than", lambda *args: False)
     # It is never clear who will be ahead, and a longer race follows.
-    monkeypatch.setattr(start._Trial, "nll", -1e9)
+    monkeypatch.setattr(trials.Trial, "nll", -1e9)
     monkeypatch.setattr(start, "RACE_HOPE", math.inf)
     monkeypatch.setattr(start.Start, "_is_beaten", lambda *args: False)
     X = datasets.skewed_copula(2).sample(n, random_state=0)
@@ -608,8 +608,8 @@ def test_the_last_race_tells_what_a_flow_has_reached(monkeypatch, n, hope, n_rac
     monkeypatch.setattr(start.Start, "_race", seen)
     monkeypatch.setattr(start.Start, "_growing_work", counted)
     monkeypatch.setattr(start.Start, "_is_beaten", lambda *args: False)
-    monkeypatch.setattr(start._Trial, "is_better_than", lambda *args: True)
-    monkeypatch.setattr(start._Trial, "nll", -1e9)
+    monkeypatch.setattr(trials.Trial, "is_better_than", lambda *args: True)
+    monkeypatch.setattr(trials.Trial, "nll", -1e9)
     monkeypatch.setattr(start, "RACE_HOPE", hope)
     X = datasets.skewed_copula(2).sample(n, random_state=0)
     quick(mixture_map="auto", marginal_map=None).fit(X)
@@ -635,7 +635,7 @@ def test_the_last_race_tells_what_a_flow_has_reached(monkeypatch, n, hope, n_rac
 def test_little_time_is_not_for_mixtures_that_are_behind(
     monkeypatch, tmp_path, seconds, checkpoint, reached, trial_rows, grows
 ):
-    now, works, trial = [0.0], [], start.Start._trial
+    now, works, trial = [0.0], [], trials.Trials._trial
     with_mixture = Preprocessing.with_mixture
 
     def slow(self, *args):
@@ -652,8 +652,8 @@ def test_little_time_is_not_for_mixtures_that_are_behind(
         return -1e9
 
     monkeypatch.setattr(Preprocessing, "with_mixture", slow)
-    monkeypatch.setattr(start, "TRIAL_ROWS", trial_rows)
-    monkeypatch.setattr(start.Start, "_trial", seen)
+    monkeypatch.setattr(trials, "TRIAL_ROWS", trial_rows)
+    monkeypatch.setattr(trials.Trials, "_trial", seen)
     monkeypatch.setattr(start.Start, "_to_beat", won)
     monkeypatch.setattr(Clock, "__call__", lambda self: now[0])
     monkeypatch.chdir(tmp_path)
@@ -699,11 +699,11 @@ def test_what_trials_of_all_rows_stand_behind_is_fitted_once(
         return fit(self, X, weight, choose_marginal)
 
     monkeypatch.setattr(Preprocessing, "fit", counted)
-    monkeypatch.setattr(start, "TRIAL_ROWS", trial_rows)
+    monkeypatch.setattr(trials, "TRIAL_ROWS", trial_rows)
     monkeypatch.setattr(start.Start, "_to_beat", lambda *args: math.inf)
-    trial = start.Start._trial
+    trial = trials.Trials._trial
     monkeypatch.setattr(
-        start.Start, "_trial", lambda *args: trial(*args)._replace(is_grown=False)
+        trials.Trials, "_trial", lambda *args: trial(*args)._replace(is_grown=False)
     )
     density = quick(mixture_map="auto", radial_map=None).fit(lumps(), X_val=lumps(3))
     assert isinstance(density.marginal_map_, MarginalMixtures)
@@ -739,7 +739,7 @@ def test_an_interrupted_choice_grows_no_further(monkeypatch):
     with_mixture = Preprocessing.with_mixture
     monkeypatch.setattr(Preprocessing, "with_mixture", fitted)
     monkeypatch.setattr("skjko.flow.stage.Stage.train", interrupted)
-    monkeypatch.setattr(start, "TRIAL_ROWS", 500)
+    monkeypatch.setattr(trials, "TRIAL_ROWS", 500)
     with pytest.warns(match="interrupted"):
         density = quick(mixture_map="auto").fit(clusters(1500))
     assert np.isfinite(density.score(clusters(100)))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from skjko import datasets, start
+from skjko import datasets, trials
 from skjko.flow.pace import Clock
 from skjko.marginals import MarginalMixtures
 from skjko.radial import RadialMap, choose_radial_map
@@ -190,24 +190,24 @@ def test_it_draws_in_tails_in_place_of_marginal_maps():
 def test_trials_stop_in_time(
     monkeypatch, tmp_path, seconds, are_grown, parameters, n_trials
 ):
-    now, counted, trial, trials = [0.0], [], start.Start._trial, start.Start._trials
+    now, counted = [0.0], []
+    little, compare = trials.Trials._little, trials.Trials.compare
 
     def slow(self, *args):
         now[0] += 10.0
-        return trial(self, *args)._replace(is_grown=are_grown)
+        return little(self, *args)._replace(is_grown=are_grown)
 
-    def seen(self):
+    def seen(self, *args):
         # What comes before them takes a second.
         now[0] += 1.0
-        before, chosen = now[0], trials(self)
-        monkeypatch.setattr(start.Start, "_trial", trial)
+        before, chosen = now[0], compare(self, *args)
         counted.append(round((now[0] - before) / 10))
-        assert chosen[2] == counted[-1]
+        assert self.n_made == counted[-1]
         return chosen
 
     monkeypatch.setattr(Clock, "__call__", lambda self: now[0])
-    monkeypatch.setattr(start.Start, "_trial", slow)
-    monkeypatch.setattr(start.Start, "_trials", seen)
+    monkeypatch.setattr(trials.Trials, "_little", slow)
+    monkeypatch.setattr(trials.Trials, "compare", seen)
     monkeypatch.chdir(tmp_path)
     parameters = dict(parameters)
     held_out = None if parameters.pop("folds", False) else lumps(3)
@@ -217,13 +217,13 @@ def test_trials_stop_in_time(
 
 
 def test_it_is_tried_behind_no_marginal_maps_too(monkeypatch):
-    tried, radial_trial = [], start.Start._radial_trial
+    tried, radial_trial = [], trials.Trials._radial
 
     def seen(self, maps, *args):
         tried.append(maps.marginal)
         return radial_trial(self, maps, *args)
 
-    monkeypatch.setattr(start.Start, "_radial_trial", seen)
+    monkeypatch.setattr(trials.Trials, "_radial", seen)
     X = lumps()
     density = quick(mixture_map="auto").fit(X)
     assert isinstance(density.marginal_map_, MarginalMixtures)
@@ -245,7 +245,7 @@ def test_it_is_tried_behind_no_marginal_maps_too(monkeypatch):
 def test_a_clear_gain(gains, is_clear):
     losses = np.zeros(len(gains))
     one, other = (
-        start._Trial(start._Maps(None), [], [], True, True, loss, np.ones(len(gains)))
+        trials.Trial(trials.Maps(None), [], [], True, True, loss, np.ones(len(gains)))
         for loss in (losses - gains, losses)
     )
     assert one.is_clearly_better_than(other) == is_clear

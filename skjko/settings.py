@@ -21,9 +21,9 @@ from skjko.splitting import CROSS_VALIDATION_ROWS
 _RESERVE, _RESERVED_SECONDS, _LEAST_RESERVE = 0.1, 4.0, 0.04
 
 # What mixtures may take of the time, or in seconds where that has no limit, on a
-# machine that does so many operations a second: two cores do. They take as much only
-# where that pays on held-out rows. In more seconds than the last they would only double
-# again, for less than a flow behind them gains in that time.
+# machine that does so many operations a second: two cores do at best. They take as
+# much only where that pays on held-out rows. In more seconds than the last they would
+# only double again, for less than a flow behind them gains in that time.
 _MIXTURE_SHARE, _MIXTURE_SECONDS, _RATE = 0.55, 120.0, 6e10
 _MOST_MIXTURE_SECONDS = 240.0
 # ... and those of single columns, together, of what mixtures may take.

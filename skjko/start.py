@@ -127,9 +127,9 @@ class Start:
             share = BEHIND_SHARE if is_behind else GROWING_SHARE
             seconds = share * self._work.deadline.left
             left = min(left, self._trials.affordable(seconds))
-        if left < self._trials.work and is_behind:
+        if left < self._trials.trial_work and is_behind:
             return 0
-        return max(left, self._trials.work)
+        return max(left, self._trials.trial_work)
 
     def preprocessing(self, X, weight):
         """Return the preprocessing of all rows."""

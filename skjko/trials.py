@@ -136,7 +136,7 @@ class Trials:
         splits = [(self._some(*train_set), held) for train_set, held in self._splits]
         until = self._work.deadline.part(TRIALS_SHARE)
         until_grown = self._work.deadline.part(GROWN_SHARE)
-        plains, trials = {}, {}
+        trials = {}
 
         def has_time():
             are_grown = all(trial.is_grown for trial in trials.values())
@@ -151,7 +151,6 @@ class Trials:
                 maps = Maps(None)
             # All without maps are the same.
             if maps not in trials:
-                plains[maps] = plain
                 trials[maps] = self._little(maps, plain, splits)
         first = next(iter(trials.values()))
         best = min(trials.values(), key=attrgetter("nll"))
@@ -159,9 +158,9 @@ class Trials:
             return first, best
         candidates = dict.fromkeys([first.maps, best.maps, Maps(None)])
         curved = [
-            self._radial(maps, plains[maps], splits)
+            self._radial(maps, trials[maps].plain, splits)
             for maps in candidates
-            if maps in plains and has_time()
+            if maps in trials and has_time()
         ]
         curved = [trial for trial in curved if trial is not None]
         of_flow = [
@@ -202,14 +201,14 @@ class Trials:
         return np.concatenate(losses), np.concatenate(shares)
 
     @property
-    def work(self):
+    def trial_work(self):
         """Floating-point operations of one trial."""
         return min(TRIAL_SHARE * self._work.mixture_work, TRIAL_WORK)
 
     @property
     def left(self):
         """Operations that trials have left of all."""
-        return self._work.mixture_work - self.n_made * self.work
+        return self._work.mixture_work - self.n_made * self.trial_work
 
     def affordable(self, seconds):
         """Operations in so many seconds, as fast as mixtures went so far.
@@ -223,7 +222,7 @@ class Trials:
         """Whether what trials come to says what mixtures come to."""
         n_rows = max(len(X) for (X, _), _ in self._splits)
         is_of_many = n_rows * TELLING_ROWS <= TRIAL_ROWS
-        return is_of_many and self.work >= TELLING_WORK
+        return is_of_many and self.trial_work >= TELLING_WORK
 
     def _is_before(self, until):
         """Whether there is time for another trial.
@@ -248,7 +247,7 @@ class Trials:
     def _little(self, maps, plain, splits):
         """A trial, of little work."""
         self.n_made += 1
-        return self._trial(maps, plain, splits, self.work)
+        return self._trial(maps, plain, splits, self.trial_work)
 
     def _radial(self, maps, plain, splits):
         """A trial with radial maps behind these, or None if there are none."""

@@ -20,7 +20,7 @@ from skjko.flow import history
 from skjko.flow.pace import Clock
 from skjko.flow.scheme import Crew
 from skjko.growth import choose_mixture, choose_mixtures
-from skjko.marginals import MarginalMixtures
+from skjko.marginals import MarginalMixtures, choose_marginal_mixtures
 from skjko.mixture import Mixture
 from skjko.preprocessing import Preprocessing
 from skjko.rosenblatt import RosenblattMap
@@ -694,7 +694,7 @@ def test_what_trials_of_all_rows_stand_behind_is_fitted_once(
     fitted, fit = [], Preprocessing.fit
 
     def counted(self, X, weight, choose_marginal=None):
-        if choose_marginal is not None and "mixtures" in str(choose_marginal):
+        if getattr(choose_marginal, "func", None) is choose_marginal_mixtures:
             fitted.append(len(X))
         return fit(self, X, weight, choose_marginal)
 

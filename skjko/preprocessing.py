@@ -60,11 +60,8 @@ class GaussianWhitening:
         Share of the identity in the correlation matrix used.
     """
 
-    def fit(self, X, sample_weight=None, mapped=None):
-        """Estimate the Gaussian from finite rows with positive weights.
-
-        `mapped` is what happens to the rows before, chunk by chunk.
-        """
+    def fit(self, X, sample_weight=None):
+        """Estimate the Gaussian from finite rows with positive weights."""
         n, d = X.shape
         weight = np.broadcast_to(1.0, n) if sample_weight is None else sample_weight
         total = weight.sum()
@@ -72,7 +69,6 @@ class GaussianWhitening:
         def parts(function=lambda rows: rows):
             """Yield the shares of rows in the weight, and a function of the rows."""
             for where, rows in chunks.in_float64(X):
-                rows = rows if mapped is None else mapped(rows)
                 yield weight[where] / total, function(rows)
 
         # A shift by a data point first: the mean of numbers of like size is exact to
@@ -245,17 +241,17 @@ class Preprocessing:
                 lambda rows, share: GaussianWhitening().fit(rows, share),
             )
         self._maps = [one for one in (bounds, marginal) if one is not None]
-
-        def mapped(rows):
-            return self.map_columns(rows)[0]
-
-        gaussian = GaussianWhitening()
-        if chunks.is_large(X):
-            # It looks at the rows several times, and they are mapped each time anew.
-            gaussian.fit(X, weight, mapped)
-        else:
-            gaussian.fit(mapped(X), weight)
+        gaussian = GaussianWhitening().fit(self._all_mapped(X), weight)
         return self.complete(marginal, gaussian)
+
+    def _all_mapped(self, X):
+        """Rows of mapped columns, to be looked at several times."""
+        if not self._maps:
+            return X
+        Y = chunks.empty(X.shape, np.float64)
+        for where, rows in chunks.in_float64(X):
+            Y[where] = self.map_columns(rows)[0]
+        return Y
 
     def complete(self, marginal, gaussian, radial=None, mixture=None):
         """Take fitted parts."""

@@ -161,6 +161,26 @@ def test_the_gaussian_of_many_chunks_is_that_of_one(monkeypatch):
     np.testing.assert_allclose(many.forward(X)[0], one.forward(X)[0], atol=1e-9)
 
 
+class Counted:
+    """A map that does nothing but count the rows it maps."""
+
+    def __init__(self):
+        self.n_mapped = 0
+
+    def forward(self, X):
+        self.n_mapped += len(X)
+        return X.copy(), np.zeros(len(X))
+
+
+def test_every_row_is_mapped_once_for_the_gaussian(small_chunks):
+    # Through the mixtures of single columns that took most of a fit to many rows.
+    marginal = Counted()
+    support = Support(Lattice.none(5), np.full(5, -np.inf), np.full(5, np.inf))
+    block_0 = Preprocessing(support).fit(table(), None, lambda *_: marginal)
+    assert marginal.n_mapped == 1500
+    np.testing.assert_allclose(block_0.gaussian_.mean_, table().mean(axis=0))
+
+
 def test_a_column_may_be_constant_in_the_first_chunk(small_chunks):
     x = np.r_[np.zeros(1500), np.tile([1.0, -1.0], 750)]
     whitening = GaussianWhitening().fit(np.column_stack([x, x + 5]))

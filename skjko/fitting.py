@@ -203,34 +203,41 @@ def train(X, weight, X_val, work, rng, earlier=None):
     start = Start(splits, work, rng, seed, earlier)
     if len(splits) == 1:
         held_out = splits[0][1]
-        preprocessing, folds = start.preprocessings[0], start.folds
-        interrupted, raced = start.interrupted, start.fields
-        # What may be two copies of all rows has done its work.
-        del X, splits, start
         flows = earlier and [earlier.blocks]
-        crew = work.crew(folds, rng, flows, rounds, fields=raced)
-        crew.interrupted = interrupted
+        crew = work.crew(start.folds, rng, flows, rounds, fields=start.fields)
+        crew.interrupted = start.interrupted
+        preprocessing = start.preprocessings[0]
+        # What may be two copies of all rows has done its work.
+        start = start if start.may_fall_back else None
+        del X, splits
         work.do(crew)
+        if start and start.falls_back(crew):
+            preprocessing = start.preprocessings[0]
+            crew = _behind_mixtures(start, work, rng)
         return _fitted(preprocessing, crew, data, seed, crew.base_nll), held_out[0]
+
+    def of_all(preprocessing, flows=None, rounds=()):
+        """A crew of all rows, none of which are held out."""
+        folds = [fold(preprocessing, (X, weight), None, work.device)]
+        return work.crew(folds, rng, flows, rounds)
 
     preprocessing = (
         start.preprocessing(X, weight) if earlier is None else earlier.preprocessing
     )
-    folds = [fold(preprocessing, (X, weight), None, work.device)]
-    crew = work.crew(folds, rng, earlier and [earlier.blocks], rounds)
+    crew = of_all(preprocessing, earlier and [earlier.blocks], rounds)
     if not splits:
         work.do(crew)
         return _fitted(preprocessing, crew, data, seed), X
+    share = len(splits) / (len(splits) + 1)
     deciding = work.crew(
-        start.folds,
-        rng,
-        earlier and earlier.fold_flows,
-        rounds,
-        len(splits) / (len(splits) + 1),
-        "folds",
+        start.folds, rng, earlier and earlier.fold_flows, rounds, share, "folds"
     )
     deciding.interrupted = start.interrupted
     work.do(deciding)
+    if start.falls_back(deciding):
+        preprocessing = start.preprocessing(X, weight)
+        crew = of_all(preprocessing)
+        deciding = _behind_mixtures(start, work, rng, share)
     crew.follow(deciding.rounds[len(rounds) :])
     fitted = _fitted(preprocessing, crew, data, seed, deciding.base_nll)
     fitted.fold_flows = [
@@ -239,6 +246,13 @@ def train(X, weight, X_val, work, rng, earlier=None):
     ]
     fitted.troubles += [t for t in _troubles(deciding) if t not in fitted.troubles]
     return fitted, np.concatenate([held_out[0] for _, held_out in splits])
+
+
+def _behind_mixtures(start, work, rng, share=1.0):
+    """A crew that has trained behind mixtures, after one that was worse than these."""
+    crew = work.crew(start.folds, rng, share=share, part="behind mixtures")
+    work.do(crew)
+    return crew
 
 
 def choose_grids(flow, preprocessing, rows, X, seed):

@@ -33,7 +33,8 @@ class Start:
     """The choice of block 0, on held-out rows, and the rows behind it.
 
     Mixtures have to be better than what a flow of one block promises: what such a flow
-    can do after little training, more training will do better.
+    can do after little training, more training will do better. Where it does not keep
+    that, mixtures that are grown already are taken after all.
 
     Parameters
     ----------
@@ -60,6 +61,7 @@ class Start:
     def __init__(self, splits, work, rng, seed, earlier):
         self._splits, self._work = splits, work
         self._trials = Trials(splits, work, seed)
+        self._spurned = None
         self.fields, self.interrupted = None, False
         # By the flow in its race.
         self._reached = math.inf
@@ -83,6 +85,7 @@ class Start:
     def _choose(self, rng):
         """Let the best mixture grow, and take it if it is better than a flow."""
         first, trial = self._trials.compare(self.preprocessings)
+        self._spurned = trial if trial.is_grown else None
         if first.maps.radial:
             self.preprocessings, self._maps = self._plain(first), first.maps
         below = math.inf if self._has_mixtures else self._to_beat(trial, rng)
@@ -94,10 +97,33 @@ class Start:
         if not (trial.is_grown or self.interrupted):
             plain = self._plain(trial)
             trial = self._trials.grow(trial.maps, plain, self._left)
-        self._has_mixtures = self._has_mixtures or trial.is_better_than(below)
-        if self._has_mixtures:
-            self._maps = trial.maps
-            self.preprocessings, self.folds, self.fields = trial.mixed, None, None
+        if self._has_mixtures or trial.is_better_than(below):
+            self._take(trial)
+
+    def _take(self, trial):
+        """Stand behind the mixtures of a trial."""
+        self._has_mixtures, self._spurned = True, None
+        self._maps, self.preprocessings = trial.maps, trial.mixed
+        self.folds, self.fields = None, None
+
+    @property
+    def may_fall_back(self):
+        """Whether there are mixtures to take in place of a flow, if that is worse."""
+        return self._spurned is not None
+
+    def falls_back(self, crew):
+        """Take the mixtures after all, where a crew has come to worse; return whether.
+
+        Who breaks off gets what was finished.
+        """
+        trial = self._spurned
+        if trial is None or crew.interrupted or not trial.is_better_than(crew.nll):
+            return False
+        self._reached = math.inf
+        self._left = self._growing_work(trial.nll, math.inf)
+        self._take(trial)
+        self.folds = self._folds()
+        return True
 
     def _plain(self, trial):
         """Preprocessings of all rows that its mixtures may stand behind."""

@@ -15,7 +15,16 @@ from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 
-from skjko import JKOFlowDensity, datasets, growth, metrics, mixture, start, trials
+from skjko import (
+    JKOFlowDensity,
+    datasets,
+    fitting,
+    growth,
+    metrics,
+    mixture,
+    start,
+    trials,
+)
 from skjko.flow import history
 from skjko.flow.pace import Clock
 from skjko.flow.scheme import Crew
@@ -708,6 +717,100 @@ def test_what_trials_of_all_rows_stand_behind_is_fitted_once(
     density = quick(mixture_map="auto", radial_map=None).fit(lumps(), X_val=lumps(3))
     assert isinstance(density.marginal_map_, MarginalMixtures)
     assert len(fitted) == n_fits
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+@pytest.mark.parametrize("comes_to, falls_back", [(1e9, True), (-1e9, False)])
+def test_a_flow_that_breaks_its_promise_makes_way(monkeypatch, n, comes_to, falls_back):
+    X = clusters(n)
+    expected = quick(mixture_map="auto").fit(X)
+    assert expected.mixture_map_ is not None
+    monkeypatch.setattr(start.Start, "_promise", lambda *args: -math.inf)
+    monkeypatch.setattr(Crew, "nll", comes_to)
+    density = quick(mixture_map="auto", warm_start=True, max_blocks=1).fit(X)
+    assert (density.mixture_map_ is not None) == falls_back
+    # Blocks are trained behind what was taken.
+    first = density.validation_scores_[0]
+    assert (first > expected.validation_scores_[0] - 1e-9) == falls_back
+    if falls_back:
+        parts = density.mixture_map_.means.copy()
+        np.testing.assert_array_equal(parts, expected.mixture_map_.means)
+        density.set_params(max_blocks=2).fit(X)
+        np.testing.assert_array_equal(density.mixture_map_.means, parts)
+
+
+def test_all_rows_follow_behind_the_mixture_then(monkeypatch):
+    def followed(self, rounds):
+        seen.append(self.folds[0].train.x.numpy())
+        follow(self, rounds)
+
+    seen, follow = [], Crew.follow
+    monkeypatch.setattr(Crew, "follow", followed)
+    monkeypatch.setattr(start.Start, "_promise", lambda *args: -math.inf)
+    monkeypatch.setattr(Crew, "nll", 1e9)
+    X = clusters(300)
+    density = quick(mixture_map="auto").fit(X)
+    assert_allclose(seen[0], density.trajectory(X)[0], atol=1e-5)
+
+
+def test_mixtures_that_have_yet_to_grow_are_no_way_back(monkeypatch):
+    """Their rows need not be kept while a flow trains."""
+    monkeypatch.setattr(trials, "TRIAL_ROWS", 500)
+    monkeypatch.setattr(start.Start, "_promise", lambda *args: -math.inf)
+    monkeypatch.setattr(Crew, "nll", 1e9)
+    assert quick(mixture_map="auto").fit(clusters(1500)).mixture_map_ is None
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+def test_a_broken_promise_is_remembered(monkeypatch, tmp_path, n):
+    X = clusters(n)
+    monkeypatch.setattr(start.Start, "_promise", lambda *args: -math.inf)
+    monkeypatch.setattr(Crew, "nll", 1e9)
+    parameters = {"mixture_map": "auto", "checkpoint": tmp_path, "max_blocks": 1}
+    first = quick(**parameters).fit(X)
+
+    def trained(*args):
+        raise AssertionError("nothing is left to train")
+
+    monkeypatch.setattr("skjko.flow.stage.Stage.train", trained)
+    again = quick(**parameters).fit(X)
+    np.testing.assert_array_equal(first.score_samples(X), again.score_samples(X))
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+def test_who_breaks_off_keeps_the_flow(monkeypatch, n):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start.Start, "_promise", lambda *args: -math.inf)
+    monkeypatch.setattr("skjko.flow.stage.Stage.train", interrupted)
+    with pytest.warns(match="interrupted"):
+        density = quick(mixture_map="auto").fit(clusters(n))
+    assert density.mixture_map_ is None
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+def test_a_promise_may_be_broken_when_no_time_is_left(monkeypatch, n):
+    X = clusters(n)
+    expected = quick(mixture_map="auto").fit(X)
+
+    def ahead(self, *args):
+        self._reached = -math.inf
+        return -math.inf
+
+    def slowly(self, crew):
+        do(self, crew)
+        self.deadline.clock.spend(1e6)
+
+    do = fitting.Work.do
+    monkeypatch.setattr(fitting.Work, "do", slowly)
+    monkeypatch.setattr(start.Start, "_promise", ahead)
+    monkeypatch.setattr(trials.Trials, "tell", True)
+    monkeypatch.setattr(Crew, "nll", 1e9)
+    density = quick(mixture_map="auto", time_limit=600).fit(X)
+    assert density.n_blocks_ == 0
+    means = density.mixture_map_.means
+    np.testing.assert_array_equal(means, expected.mixture_map_.means)
 
 
 @pytest.mark.parametrize("n", [300, 1500])

@@ -129,6 +129,11 @@ class Crew:
         return self._mean_nll(self.folds)
 
     @property
+    def nll(self):
+        """Mean negative log-likelihood of the held-out rows by the flow."""
+        return self.records[-1].validation_nll if self.records else self.base_nll
+
+    @property
     def losses(self):
         """Negative log-likelihoods of the held-out rows by the flow, fold by fold."""
         return [fold.nll for fold in self._behind(self.flows)]

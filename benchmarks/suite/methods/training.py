@@ -106,12 +106,13 @@ def train(
                 [p.detach() for p in module.parameters()],
                 1 - keep,
             )
-        since = perf_counter() - last
+        # Often at first: on a small table the best weights come soon.
         if math.isfinite(deadline):
-            due = since >= max((deadline - start) / 25, 4 * seconds)
+            is_time = perf_counter() - last >= (deadline - start) / 25
+            due = is_time or n_since >= max(50, n_iter // 10)
         else:
-            # Often at first: on a small table the best weights come soon.
-            due = n_since >= min(max(10, n_iter // 10), 200) and since >= 4 * seconds
+            due = n_since >= min(max(10, n_iter // 10), 200)
+        due = due and perf_counter() - last >= 4 * seconds
         if due:
             check()
     if n_since or not math.isfinite(value):

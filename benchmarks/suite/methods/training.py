@@ -106,14 +106,14 @@ def train(
                 [p.detach() for p in module.parameters()],
                 1 - keep,
             )
+        since = perf_counter() - last
         # Often at first: on a small table the best weights come soon.
         if math.isfinite(deadline):
-            is_time = perf_counter() - last >= (deadline - start) / 25
+            is_time = since >= (deadline - start) / 25
             due = is_time or n_since >= max(50, n_iter // 10)
         else:
             due = n_since >= min(max(10, n_iter // 10), 200)
-        due = due and perf_counter() - last >= 4 * seconds
-        if due:
+        if due and since >= 4 * seconds:
             check()
     if n_since or not math.isfinite(value):
         check()

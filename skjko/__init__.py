@@ -1,7 +1,18 @@
 """Density estimation with JKO-iFlow normalizing flows, for scikit-learn."""
 
+# SPDX-License-Identifier: BSD-3-Clause
+
+from skjko.components import JKOSchedule, MLPField, RungeKutta, VelocityField
 from skjko.density import JKOFlowDensity
 from skjko.outlier import JKOFlowOutlierDetector
 from skjko.version import __version__
 
-__all__ = ["JKOFlowDensity", "JKOFlowOutlierDetector", "__version__"]
+__all__ = [
+    "JKOFlowDensity",
+    "JKOFlowOutlierDetector",
+    "JKOSchedule",
+    "MLPField",
+    "RungeKutta",
+    "VelocityField",
+    "__version__",
+]

@@ -1,4 +1,4 @@
-"""From scores to p-values and thresholds, with the help of rows set aside for it."""
+"""From scores to p-values and thresholds, with the help of samples set aside for it."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -6,23 +6,25 @@ import math
 
 import numpy as np
 
+from skjko.typing import Floats
 
-def conformal_p_values(scores, calibration):
-    """Split-conformal p-values: how rarely a normal row scores as low as these.
 
-    If a row and the calibration rows are exchangeable and the scoring function has seen
-    none of them, the p-value of the row is at most a with probability at most a, for
-    every a, whatever the distribution and however bad the model [1]_. The probability
-    is over the calibration rows too: with one fixed calibration set of n rows the false
-    alarm rate is a Beta variable around a, of standard deviation about
-    sqrt(a (1 - a) / n).
+def conformal_p_values(scores: Floats, calibration: Floats) -> Floats:
+    """Split-conformal p-values: how rarely a normal sample scores as low as these.
+
+    If a sample and the calibration samples are exchangeable and the scoring function
+    has seen none of them, the p-value of the sample is at most a with probability at
+    most a, for every a, whatever the distribution and however bad the model [1]_. The
+    probability is over the calibration samples too: with one fixed calibration set of n
+    samples the false alarm rate is a Beta variable around a, of standard deviation
+    about sqrt(a (1 - a) / n).
 
     Parameters
     ----------
     scores : ndarray of shape (n_samples,)
         Higher is more normal.
     calibration : ndarray of shape (n_calibration,)
-        Scores of the calibration rows, sorted.
+        Scores of the calibration samples, sorted.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def conformal_p_values(scores, calibration):
     return (1 + n_lower) / (len(calibration) + 1)
 
 
-def false_alarm_threshold(calibration, rate):
+def false_alarm_threshold(calibration: Floats, rate: float) -> float:
     """Score below which the conformal p-value is at most `rate`.
 
     Parameters
@@ -52,14 +54,14 @@ def false_alarm_threshold(calibration, rate):
     -------
     threshold : float
         A calibration score, or -inf where no score can have so small a p-value: that
-        takes at least 1 / rate - 1 calibration rows.
+        takes at least 1 / rate - 1 calibration samples.
     """
     # The product may fall short of the integer that it is by rounding.
     k = math.floor(rate * (len(calibration) + 1) * (1 + 1e-12))
     return float(calibration[k - 1]) if k > 0 else -math.inf
 
 
-def weighted_quantile(values, weight, q):
+def weighted_quantile(values: Floats, weight: Floats, q: float) -> float:
     """Quantile of weighted values; for equal weights that of NumPy.
 
     A value stands at the weight of those before it, in shares of the total without one

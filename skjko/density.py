@@ -5,236 +5,177 @@
 import copy
 import os
 import warnings
-from dataclasses import replace
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    DensityMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Bunch, check_array, check_random_state
+from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import _check_sample_weight
 
-from skjko import checkpoint as checkpoints
-from skjko import chunks, fitting, settings
-from skjko.flow import devices, fields, threads
-from skjko.flow.flow import Flow
-from skjko.flow.pace import Deadline
-from skjko.model import Model
-from skjko.persistence import DENSITY, Saved
-from skjko.summary import summarize
+from skjko import config, fitting
+from skjko.base import FlowEstimator
+from skjko.components import JKOSchedule, RungeKutta, VelocityField
+from skjko.data import chunks
+from skjko.data.frames import Table, check_values
+from skjko.flow import threads
+from skjko.flow.run import Clock, Run, TimeLimit
+from skjko.io import checkpoint as checkpoints
+from skjko.io.persistence import Saved
+from skjko.listeners import Verbose
 from skjko.support import Support
-from skjko.table import Table, check_table, check_values, missing_message
+from skjko.transforms.base import Transform
+from skjko.typing import PerFeature, Seed, typed
 
 
-class JKOFlowDensity(
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    DensityMixin,
-    Saved,
-    BaseEstimator,
-):
+class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
     """Density estimation with a normalizing flow trained block by block (JKO-iFlow).
 
-    The density of the data is carried to a standard normal one by a stack of
-    continuous-time residual blocks. Each block is one step of the Jordan-Kinderlehrer-
-    Otto scheme and is trained alone, on samples pushed through the blocks before it
-    [1]_. Block 0 is a full-covariance Gaussian in closed form, and behind it, where
-    held-out rows prefer that, a mixture of Gaussians by Rosenblatt's transformation
-    [2]_. Held-out rows decide for how long a block trains and how many blocks stay, so
-    that on those rows the flow is never worse than block 0.
+    Invertible transforms carry the data to about unit scale; a stack of continuous-time
+    residual blocks carries them on to a standard normal distribution. Each block is one
+    step of the Jordan-Kinderlehrer-Otto scheme and is trained alone, on samples pushed
+    through the blocks before it [1]_. Validation decides what stands in front of the
+    blocks, for how long a block trains and how many blocks are kept: on the validation
+    samples the density is never worse than without blocks.
 
-    Columns may have any scale: whitening is part of the model, and scores are in the
-    units of the data handed in.
+    Features may have any scale: whitening is part of the model, and scores are in the
+    units of the data.
 
     Parameters
     ----------
+    init : {"auto", "gaussian", "mixture"}, default="auto"
+        What stands in front of the blocks. "gaussian" is whitening alone: the density
+        is that of the flow. "mixture" is a mixture of Gaussians as an invertible map,
+        by Rosenblatt's transformation [2]_. "auto" trains both for some time, on
+        validation samples goes on with the one that has reached more, and may fit a
+        mixture as the base distribution behind the last block.
+
+    transforms : "auto", None or list of Transform, default="auto"
+        What stands in front of the whitening. "auto" tries single features drawn in
+        (`Asinh`) or made normal (`MarginalMixtures`) and, with mixtures, long samples
+        drawn in (`Radial`); None is nothing. See `skjko.transforms`.
+
+    field : VelocityField or None, default=None
+        Velocity field of every block. None is `MLPField()`.
+
+    schedule : JKOSchedule or None, default=None
+        Step sizes of the blocks, and rounds of training. None is `JKOSchedule()`.
+
+    solver : RungeKutta or None, default=None
+        ODE solver and divergence of the training. None is `RungeKutta()`.
+
     max_blocks : int, default=4
-        Largest number of flow blocks, the free block included. 0 leaves the Gaussian.
-
-    hidden_layer_sizes : tuple of int, default=(128, 128)
-        Widths of the hidden layers of every block's velocity field. Two hidden layers
-        have a divergence in closed form; any other number costs one Jacobian-vector
-        product a column. `()` is an affine field.
-
-    activation : {"auto", "fourier", "tanh", "silu"}, default="auto"
-        Nonlinearity of the hidden layers. "fourier" starts with random sines and
-        cosines, which resolve fine structure, and goes on with tanh; "silu" grows
-        linearly, which pulls in heavy tails. "auto" is "fourier" for one to three
-        columns and "silu" for more.
-
-    frequency : float or "auto", default="auto"
-        Scale of the first layer's weights at the start: the inverse length, in standard
-        deviations, of the finest structure that the field sees at once; with "fourier"
-        of coarser structure as well. "auto" is 1 without "fourier", and with it rises
-        with the number of rows n, which is what fine structure can be told from noise
-        by: 3 (n / 1000)^0.26, at least 3 and at most 12.
-
-    time_dependent : bool, default=False
-        Whether the velocity field of a block changes over its unit of time.
-
-    step_size : float, default=0.5
-        JKO step size h of the first block. Small steps follow the Fokker-Planck
-        equation, large ones go straight for the likelihood.
-
-    step_size_growth : float, default=2.0
-        Factor from one block's step size to the next one's.
-
-    max_step_size : float, default=8.0
-        Largest step size.
-
-    free_block : bool, default=True
-        Whether the last block has no transport cost (an infinite step size).
-
-    movement_tol : float, default=0.01
-        Training moves on to the free block when a block's mean square displacement,
-        relative to the mean square length of the rows it has pushed, is below this and
-        its gain is within the noise of the held-out rows. (It does so too after a block
-        that lost on held-out rows from their first score on.)
-
-    n_reparameterizations : int, default=0
-        Largest number of rounds that train all blocks again with step sizes under which
-        their movements are more even. They end when the movements are even, or when
-        evenness costs held-out likelihood.
-
-    n_refinements : int, default=0
-        Largest number of rounds that split every block's time in two and train the
-        halves again. They end when a round does not pay on held-out rows.
-
-    divergence : {"exact", "hutchinson", "finite_difference"}, default="exact"
-        How training computes the divergence of the field: exactly, by Hutchinson's
-        estimate with random signs, or by its finite-difference form. Two hidden layers
-        make the exact one the cheapest. Scores are always exact.
-
-    n_probes : int, default=1
-        Random probes of an estimated divergence, fixed within a solve.
-
-    probe_scale : float, default=0.01
-        Step sigma_0 of "finite_difference", in standard deviations; divided by the
-        square root of the number of columns.
-
-    n_ode_steps : int or "auto", default="auto"
-        Runge-Kutta steps through a block in training; "auto" is 1 from 2000 rows on,
-        and 2 below, for Fourier features and for fields that depend on time. A block
-        that comes to gain by the solver's error goes on with twice as many. Scores use
-        grids of their own, chosen at fit so that a finer grid changes nothing.
-
-    batch_size : int or "auto", default="auto"
-        Rows in a minibatch; "auto" is a 16th of the rows, but at least 128 and at most
-        1000: noisier gradients keep small samples from being learned by heart. For more
-        than three columns it is at most 500, or a 150th of the rows if these are more,
-        up to 2000.
-
-    learning_rate_init : float, default=0.01
-        Peak learning rate of Adam; within a block it warms up and falls to zero. The
-        matrices between hidden layers learn by Muon, at ten times this rate, from 1000
-        rows on.
-
-    alpha : float, default=0.0
-        Decoupled weight decay of all matrices. Where a block was at its best early in
-        its training, since it learned noise, at least 0.5 is tried as well, with twice
-        the learning rate, in a free block in place of the others.
+        Largest number of blocks, the free block included.
 
     max_iter : int or "auto", default="auto"
         Largest number of minibatch iterations of every block. "auto" is 200 below 2000
-        rows and 500 from there on; there a `time_limit` makes it 25 passes over the
-        rows, if these are more.
+        samples and 500 from there on; with a `time_limit` at least 25 epochs there.
 
-    time_limit : float or None, default=None
-        Seconds that `fit` may take, about; None for no limit. What time is left is
-        shared equally between the blocks to come, and the learning rate of each falls
-        to zero within its share: with a large `max_iter`, training goes as far as the
-        time allows and ends as if that had been planned. Where there is little time,
-        fewer blocks are trained. The same seed then no longer means the same model.
+    batch_size : int or "auto", default="auto"
+        Samples in a minibatch. "auto" is a 16th of the samples, at least 128 and at
+        most 1000; for more than three features at most 500, or a 150th of the samples
+        if these are more, up to 2000.
+
+    learning_rate_init : float, default=0.01
+        Peak learning rate of AdamW; within a block it warms up and falls to zero. The
+        matrices between hidden layers are trained by Muon, at ten times this rate, from
+        1000 samples on.
+
+    alpha : float, default=0.0
+        Decoupled weight decay of all matrices. Where a block overfits, at least 0.5 is
+        tried as well, with twice the learning rate, in a free block in place of all.
 
     early_stopping : bool, default=True
-        Whether held-out rows decide on iterations and blocks. If False, all rows train
-        `max_blocks` blocks of `max_iter` iterations each.
+        Whether validation decides on transforms, iterations and blocks. If False, all
+        samples train `max_blocks` blocks of `max_iter` iterations each.
 
     validation_fraction : float, default=0.1
-        Share of the rows to hold out (at most 5000 rows). Below 1000 rows no rows are
-        lost: 3-fold cross-validation decides, and all rows train the flow. Not used
-        when `X_val` is given to `fit`.
+        Share of the samples for validation (at most 5000). Below 1000 samples 3-fold
+        cross-validation decides instead, and all samples train the model in the end.
+        Not used when `X_val` is given to `fit`.
+
+    time_limit : float or None, default=None
+        Seconds that `fit` may take, about; None for no limit. With a limit, the same
+        seed no longer means the same model.
 
     bounds : array-like of pairs, dict or None, default=None
-        For every column a pair (lower, upper), with None for no bound, or None for
-        neither; a dict has them for some columns, by name or number. Density and
+        For every feature a pair (lower, upper), with None for no bound, or None for
+        neither; a dict has them for some features, by name or number. Density and
         samples are inside of the bounds, by a logarithm or logit whose derivative is
-        part of the score. Only the values of discrete columns can reach them.
+        part of the score. Only values of discrete features can reach them.
 
     discrete : "auto", array-like of float, dict or None, default="auto"
-        For every column the distance between its values, 0 or None if it is continuous;
-        a dict has it for some columns, by name or number. None is for no column. "auto"
-        finds columns whose values are evenly spaced and come at least twice on average,
-        and those of an integer or boolean type with at most 1000 steps between their
-        ends. See the user guide.
-
-    marginal_map : {"auto"} or None, default="auto"
-        Whether block 0 may map single columns: draw in skew and heavy tails by an
-        asinh, where that pays on held-out halves of the training rows; or, in front of
-        a mixture and where held-out rows prefer that, make columns with lumps and gaps
-        normal by the distribution function of a mixture of their own.
-
-    radial_map : {"auto"} or None, default="auto"
-        Whether block 0 may draw in rows that are long altogether, by their distance
-        from the centre, where mixtures of Gaussians behind that are better on held-out
-        rows. Tried where mixtures are: not with `mixture_map=None`.
-
-    mixture_map : {"auto"} or None, default="auto"
-        Whether block 0 may go from a mixture of Gaussians to the standard normal, where
-        that is better on held-out rows than a flow of one block. None leaves all to the
-        flow. Not used without early stopping, with `max_blocks=0`, or for more than 128
-        columns.
+        For every feature the distance between its values, 0 or None if it is
+        continuous; a dict has it for some features, by name or number. None is for no
+        feature. "auto" finds features whose values are evenly spaced and come at least
+        twice on average, and those of an integer or boolean type with at most 1000
+        steps between their ends.
 
     random_state : int, RandomState instance or None, default=None
-        Starting weights, minibatches, the validation split, and where in their cells
-        training sees discrete values. Pass an int for a reproducible model.
+        Splits, starting weights, minibatches, and dequantization. Pass an int for a
+        reproducible model.
 
     warm_start : bool, default=False
-        Whether `fit` continues the fit before it, on the same rows, with larger
-        `max_blocks`, `n_reparameterizations` or `n_refinements`, instead of starting
-        again. The parameters of the field and of the held-out rows cannot change.
+        Whether `fit` goes on from the fit before it, on the same samples, with larger
+        `max_blocks` or more rounds in `schedule`, instead of starting again. Transforms
+        and field cannot change.
 
     verbose : bool, default=False
         Whether to print a line for every block.
 
     device : str, default="auto"
-        torch device for training (in float32); "auto" is "cuda" or "mps" where there is
-        one, else "cpu". Scores are float64 everywhere; a fitted model lives on the CPU.
+        Torch device for training (in float32); "auto" is "cuda" or "mps" where there is
+        one, else "cpu". Scores are in float64; a fitted model is on the CPU.
 
     checkpoint : str, path-like or None, default=None
-        A folder (made if needed) where `fit` writes every block as soon as it is
-        trained. A fit that was killed, fitted again, takes from there what it had
-        trained, and comes to the same model; one that is whole needs no training at
-        all. Fits of other data or parameters have other folders inside. See the user
-        guide.
+        A folder (made if needed) where `fit` writes the result of every task, such as
+        the training of a block. A fit that was killed goes on from there when it is
+        fitted again, and yields the same model.
 
     Attributes
     ----------
     n_blocks_ : int
-        Number of flow blocks that stay; 0 is block 0 alone.
+        Number of blocks.
+
+    transforms_ : Chain
+        Fitted transforms in front of the blocks, the whitening among them.
+
+    base_ : MixtureMap or None
+        The mixture behind the blocks; None if the base is standard normal.
+
+    flow_ : Flow
+        The blocks, in float64 on the CPU.
+
+    field_ : VelocityField
+        The velocity field, with concrete values in place of "auto".
+
+    support_ : Support
+        The `grid` of discrete features, and `lower` and `upper` bounds.
+
+    selection_ : list of Bunch
+        Candidates for what stands in front of the blocks: names of their `transforms`,
+        their `start` ("gaussian" or "mixture"), the validation `score` that they had
+        reached in nats, and whether it was `chosen`.
 
     step_sizes_ : ndarray of shape (n_blocks_,)
         JKO step size of every block; infinite for a free one.
 
     movements_ : ndarray of shape (n_blocks_,)
-        Root mean square displacement of the training rows by every block, in standard
-        deviations of the whitened data.
+        Root mean squared displacement of the training samples by every block, in
+        standard deviations of the whitened data.
+
+    validation_scores_ : ndarray or None
+        Mean log-density of the validation samples, in nats and data units: before any
+        block, after every block, and with the base if it is a mixture. None without
+        early stopping.
 
     n_iter_ : int
-        Number of iterations that the blocks trained for in all rounds, at least 1 (the
-        closed form of block 0).
+        Number of iterations of all blocks in all rounds, at least 1.
 
     n_iter_per_block_ : ndarray of shape (n_blocks_,)
         The same for every block, in the last round that trained it.
@@ -243,46 +184,18 @@ class JKOFlowDensity(
         JKO objective of every iteration, round after round and block after block.
 
     history_ : list of Bunch
-        One for every round of training, with `round` ("grow", "regularize",
+        One for every round of training, with `round` ("grow", "extend", "regularize",
         "reparameterize" or "refine"), whether it was `accepted`, the `step_sizes`,
-        `movements`, `validation_scores` and `n_iter_per_block` of the flow that it
-        made, and its `n_minibatches`, with those of dropped blocks and of
-        cross-validation.
-
-    validation_scores_ : ndarray of shape (n_blocks_ + 1,) or None
-        Mean log-density of the held-out rows, in nats and data units, after block 0 and
-        after every flow block. None without early stopping.
+        `movements`, `validation_scores` and `n_iter_per_block` of its flow, and its
+        `n_minibatches`, with those of dropped blocks and of cross-validation.
 
     n_ode_steps_ : ndarray of shape (n_blocks_,)
-        Runge-Kutta steps of every block in scoring.
+        Solver steps of every block in scoring.
 
-    solver_gaps_ : ndarray of shape (n_blocks_, 2)
+    solver_errors_ : ndarray of shape (n_blocks_, 2)
         Mean and 99th percentile, in nats, of what a finer grid changes in every block,
-        on the worst of held-out rows, the farthest training rows, own samples and a box
-        three times as wide as the data.
-
-    gaussian_ : GaussianWhitening
-        Block 0, behind its maps of single columns.
-
-    marginal_map_ : MarginalMap, MarginalMixtures or None
-        Which `columns` are drawn in, or made normal by mixtures of their own (its
-        `maps`), and how; None if none is.
-
-    radial_map_ : RadialMap or None
-        Of the whitened columns that are not flat: beyond its `radius` rows are drawn
-        in. None if none are.
-
-    mixture_map_ : RosenblattMap or None
-        Of the whitened columns that are not flat, behind the radial map: its `weights`,
-        `means` and lower Cholesky `factors` are those of the Gaussians. None if the
-        flow starts from one Gaussian.
-
-    support_ : Support
-        The `lattice` of discrete columns (`step` is 0 in continuous ones and infinite
-        in those with one value), and `lower` and `upper` bounds.
-
-    flow_ : Flow
-        The flow blocks, in float64 on the CPU.
+        on the worst of validation samples, the farthest training samples, own samples
+        and a box three times as wide as the data.
 
     n_features_in_ : int
         Number of features seen during fit.
@@ -312,11 +225,12 @@ class JKOFlowDensity(
 
     Examples
     --------
-    >>> from skjko import JKOFlowDensity
+    >>> from skjko import JKOFlowDensity, MLPField
     >>> from skjko.datasets import moons
     >>> X = moons().sample(2000, random_state=0)
     >>> density = JKOFlowDensity(
-    ...     max_blocks=1, hidden_layer_sizes=(32, 32), max_iter=40, random_state=0
+    ...     init="gaussian", field=MLPField((32, 32)), max_blocks=1, max_iter=40,
+    ...     random_state=0,
     ... ).fit(X)
     >>> density.score_samples(X[:3]).shape
     (3,)
@@ -326,46 +240,25 @@ class JKOFlowDensity(
     True
     """
 
-    _form = DENSITY
-
     _parameter_constraints: dict = {  # noqa: RUF012
+        "init": [StrOptions({"auto", "gaussian", "mixture"})],
+        "transforms": "no_validation",
+        "field": [None, VelocityField],
+        "schedule": [None, JKOSchedule],
+        "solver": [None, RungeKutta],
         "max_blocks": [Interval(Integral, 0, None, closed="left")],
-        "hidden_layer_sizes": ["array-like"],
-        "activation": [StrOptions({"auto", *fields.ACTIVATIONS})],
-        "frequency": [
-            StrOptions({"auto"}),
-            Interval(Real, 0, None, closed="neither"),
-        ],
-        "time_dependent": ["boolean"],
-        "step_size": [Interval(Real, 0, None, closed="neither")],
-        "step_size_growth": [Interval(Real, 1, None, closed="left")],
-        "max_step_size": [Interval(Real, 0, None, closed="neither")],
-        "free_block": ["boolean"],
-        "movement_tol": [Interval(Real, 0, None, closed="left")],
-        "n_reparameterizations": [Interval(Integral, 0, None, closed="left")],
-        "n_refinements": [Interval(Integral, 0, None, closed="left")],
-        "divergence": [StrOptions({"exact", "hutchinson", "finite_difference"})],
-        "n_probes": [Interval(Integral, 1, None, closed="left")],
-        "probe_scale": [Interval(Real, 0, None, closed="neither")],
-        "n_ode_steps": [
-            StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
-        ],
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
         ],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "time_limit": [None, Interval(Real, 0, None, closed="neither")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "time_limit": [None, Interval(Real, 0, None, closed="neither")],
         "bounds": [None, "array-like", dict],
         "discrete": [None, StrOptions({"auto"}), "array-like", dict],
-        "marginal_map": [None, StrOptions({"auto"})],
-        "radial_map": [None, StrOptions({"auto"})],
-        "mixture_map": [None, StrOptions({"auto"})],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
@@ -376,93 +269,71 @@ class JKOFlowDensity(
     def __init__(
         self,
         *,
-        max_blocks=4,
-        hidden_layer_sizes=(128, 128),
-        activation="auto",
-        frequency="auto",
-        time_dependent=False,
-        step_size=0.5,
-        step_size_growth=2.0,
-        max_step_size=8.0,
-        free_block=True,
-        movement_tol=0.01,
-        n_reparameterizations=0,
-        n_refinements=0,
-        divergence="exact",
-        n_probes=1,
-        probe_scale=0.01,
-        n_ode_steps="auto",
-        batch_size="auto",
-        learning_rate_init=0.01,
-        alpha=0.0,
-        max_iter="auto",
-        time_limit=None,
-        early_stopping=True,
-        validation_fraction=0.1,
-        bounds=None,
-        discrete="auto",
-        marginal_map="auto",
-        radial_map="auto",
-        mixture_map="auto",
-        random_state=None,
-        warm_start=False,
-        verbose=False,
-        device="auto",
-        checkpoint=None,
-    ):
+        init: Literal["auto", "gaussian", "mixture"] = "auto",
+        transforms: Literal["auto"] | Sequence[Transform] | None = "auto",
+        field: VelocityField | None = None,
+        schedule: JKOSchedule | None = None,
+        solver: RungeKutta | None = None,
+        max_blocks: int = 4,
+        max_iter: int | Literal["auto"] = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate_init: float = 0.01,
+        alpha: float = 0.0,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.1,
+        time_limit: float | None = None,
+        bounds: PerFeature | None = None,
+        discrete: PerFeature | Literal["auto"] | None = "auto",
+        random_state: Seed = None,
+        warm_start: bool = False,
+        verbose: bool | int = False,
+        device: str = "auto",
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.init = init
+        self.transforms = transforms
+        self.field = field
+        self.schedule = schedule
+        self.solver = solver
         self.max_blocks = max_blocks
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.frequency = frequency
-        self.time_dependent = time_dependent
-        self.step_size = step_size
-        self.step_size_growth = step_size_growth
-        self.max_step_size = max_step_size
-        self.free_block = free_block
-        self.movement_tol = movement_tol
-        self.n_reparameterizations = n_reparameterizations
-        self.n_refinements = n_refinements
-        self.divergence = divergence
-        self.n_probes = n_probes
-        self.probe_scale = probe_scale
-        self.n_ode_steps = n_ode_steps
+        self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.alpha = alpha
-        self.max_iter = max_iter
-        self.time_limit = time_limit
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
+        self.time_limit = time_limit
         self.bounds = bounds
         self.discrete = discrete
-        self.marginal_map = marginal_map
-        self.radial_map = radial_map
-        self.mixture_map = mixture_map
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
         self.device = device
         self.checkpoint = checkpoint
 
-    # ------------------------------------------------------------------ fitting
-
-    @_fit_context(prefer_skip_nested_validation=True)
+    @typed(_fit_context(prefer_skip_nested_validation=True))
     @torch.inference_mode(False)
     @torch.enable_grad()
     @threads.fork_safe()
-    def fit(self, X, y=None, sample_weight=None, X_val=None):
-        """Fit the density to rows of data.
+    def fit(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        sample_weight: ArrayLike | None = None,
+        X_val: ArrayLike | None = None,
+    ) -> Self:
+        """Fit the density to samples.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            The data, in any units. At least two rows.
+            The data, in any units. At least two samples.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights of the rows. A row of weight 0 is as good as absent.
+            Non-negative weights. A sample of weight 0 is as good as absent.
         X_val : array-like of shape (n_val_samples, n_features), default=None
-            Rows to hold out instead of a random part of `X`: for time series and
+            Validation samples in place of a random part of `X`: for time series and
             groups, where a random split would leak. Needs `early_stopping=True`.
 
         Returns
@@ -474,12 +345,16 @@ class JKOFlowDensity(
         ------
         ValueError
             If the data hold NaN, infinity, strings, values outside of the bounds or
-            fewer than two rows of positive weight, a parameter is out of its range, or
-            a file of the checkpoint is damaged.
+            fewer than two samples of positive weight, a parameter is invalid, or a file
+            of the checkpoint is damaged.
         """
-        frame = X
-        earlier = self._earlier_fit()
-        deadline = Deadline(settings.training_seconds(self.time_limit))
+        clock = Clock()
+        listeners: list = [Verbose(type(self).__name__)] if self.verbose else []
+        if self.time_limit is not None:
+            seconds = config.training_seconds(self.time_limit)
+            listeners.append(TimeLimit(seconds, clock))
+        config.check_transforms(self)
+        earlier, frame = self._earlier_fit(), X
         X, weight, X_val = self._validated_for_fit(X, sample_weight, X_val, earlier)
         table = Table.of(frame)
         owner = type(self).__name__
@@ -488,36 +363,40 @@ class JKOFlowDensity(
         if X_val is not None:
             support.check(X_val, table, "X_val")
         data = {"X": X, "sample_weight": weight, "X_val": X_val}
-        rng, journal = checkpoints.begin(self, data, support, earlier)
-        before = None if earlier is None else self._fitted_with
-        work = settings.work(self, len(X), support, deadline, journal, before)
-        fitted, rows = fitting.train(X, weight, X_val, work, rng, earlier)
-        self._record(fitted)
+        rng, store = checkpoints.begin(self, data, support, earlier)
+        if store is not None:
+            listeners.append(store)
+        seed = rng.randint(2**31 - 1)
+        split_seed = seed if earlier is None else earlier.seed
+        fit_config, field = config.fit_config(self, len(X), support, earlier)
+        run = Run(seed, listeners, clock)
+        fitted, points = fitting.fit(
+            X, weight, X_val, fit_config, run, split_seed, earlier
+        )
+        errors = fitting.choose_steps(
+            fitted.model, points, X, split_seed, fit_config.tol
+        )
+        fitted.parameters = copy.deepcopy(self.get_params(deep=False))
+        self._table, self.field_ = table, field
+        self._record(fitted, errors)
         self._n_features_out = X.shape[1]
-        self._table = table
-        for trouble in fitted.troubles:
-            warnings.warn(trouble, ConvergenceWarning, stacklevel=2)
-        self._choose_grids(rows, X, fitted.split_seed)
+        self._warn(fitted, errors, fit_config.tol)
         return self
 
     def _earlier_fit(self):
-        """What there is to continue, or None."""
+        """The fit to go on from, or None."""
         if not (self.warm_start and hasattr(self, "_fitted") and self._fitted.rounds):
             return None
-        if not settings.continues(self, self._fitted_with):
+        if not config.goes_on(self, self._fitted.parameters):
             warnings.warn(
-                f"Nothing to train: with warm_start=True a fit continues the one "
-                f"before it with larger {', '.join(settings.GROWING)}.",
+                f"Nothing to train: with warm_start=True a fit goes on from the one "
+                f"before it with larger {', '.join(config.GROWING)}.",
                 stacklevel=3,
             )
-        return replace(
-            self._fitted,
-            preprocessing=self._preprocessing,
-            blocks=self.flow_.blocks,
-        )
+        return self._fitted
 
     def _validated_for_fit(self, X, sample_weight, X_val, earlier):
-        """Checked arrays, without the rows of weight zero."""
+        """Checked arrays, without the samples of weight zero."""
         X = self._checked(X, ensure_min_samples=2, reset=earlier is None)
         weight = np.broadcast_to(1.0, len(X))
         if sample_weight is not None:
@@ -534,7 +413,7 @@ class JKOFlowDensity(
         return X, weight, X_val
 
     def _weighted(self, X, sample_weight):
-        """Rows of positive weight, with their checked weights, at most 1."""
+        """Samples of positive weight, with their checked weights, at most 1."""
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
@@ -548,260 +427,73 @@ class JKOFlowDensity(
         # Divided by the largest, so that no sum of weights can overflow.
         return X, weight / weight.max()
 
-    def _record(self, fitted):
+    def _record(self, fitted, errors):
+        """Set the fitted attributes."""
+        model = fitted.model
         rounds = [r for r in fitted.rounds if r.accepted]
         records = rounds[-1].records if rounds else []
         trained = [record for r in rounds for record in r.records[r.n_kept :]]
-        self._preprocessing = fitted.preprocessing
-        self.support_ = fitted.preprocessing.support
-        self.marginal_map_ = fitted.preprocessing.marginal_
-        self.radial_map_ = fitted.preprocessing.radial_
-        self.mixture_map_ = fitted.preprocessing.mixture_
-        self.gaussian_ = fitted.preprocessing.gaussian_
-        self.n_blocks_ = len(records)
+        self._model, self._fitted = model, fitted
+        self.support_, self.transforms_ = model.support, model.transforms
+        self.flow_ = model.flow
+        self.base_ = next(iter(model.base), None)
+        self.n_blocks_ = len(model.flow)
         self.step_sizes_ = np.array([r.step_size for r in records])
-        self.movements_ = np.array([r.movement for r in records])
+        self.movements_ = np.array([r.displacement for r in records])
         self.n_iter_per_block_ = np.array([r.n_iter for r in records], dtype=int)
         self.n_iter_ = max(1, sum(r.n_iter for r in trained))
         self.loss_curve_ = [loss for r in trained for loss in r.losses]
-        self.validation_scores_ = _scores(fitted.base_nll, records)
+        first, *last = fitted.base_scores or [None]
+        self.validation_scores_ = _scores(first, records)
+        if self.base_ is not None:
+            self.validation_scores_ = np.append(self.validation_scores_, last)
+        self.selection_ = [Bunch(**vars(record)) for record in fitted.candidates]
         self.history_ = [
             Bunch(
                 round=r.kind,
                 accepted=r.accepted,
                 step_sizes=np.array([record.step_size for record in r.records]),
-                movements=np.array([record.movement for record in r.records]),
-                validation_scores=_scores(fitted.base_nll, r.records),
+                movements=np.array([record.displacement for record in r.records]),
+                validation_scores=_scores(first, r.records),
                 n_iter_per_block=np.array([record.n_iter for record in r.records], int),
                 n_minibatches=r.n_minibatches,
             )
             for r in fitted.rounds
         ]
-        n_active = self.n_features_in_ - self.gaussian_.n_flat_
-        flow = Flow(n_active, copy.deepcopy(fitted.blocks))
-        self.flow_ = flow.to(torch.float64).requires_grad_(False)
-        # The weights are in flow_: they need not be kept twice.
-        self._fitted = replace(fitted, preprocessing=None, blocks=[], troubles=[])
-        self._fitted_with = self.get_params(deep=False)
+        self.n_ode_steps_ = np.array([b.n_steps for b in model.flow.blocks], int)
+        self.solver_errors_ = np.array(errors, dtype=float).reshape(-1, 2)
 
-    def _choose_grids(self, rows, X, seed):
-        """Choose the scoring grids; warn of blocks that none will do for."""
-        gaps = fitting.choose_grids(self.flow_, self._preprocessing, rows, X, seed)
-        self.n_ode_steps_ = np.array([b.n_ode_steps for b in self.flow_.blocks], int)
-        self.solver_gaps_ = np.array(gaps).reshape(-1, 2)
+    def _warn(self, fitted, errors, tol):
+        """Warn of blocks that failed, or that no grid is fine enough for."""
+        for k in fitted.failed:
+            self._warn_of(
+                f"Block {k} was left out: its training exploded again and again, at "
+                "ever smaller learning rates. Lower learning_rate_init or the field's "
+                "frequency, or look for extreme values in the data."
+            )
+        if fitted.interrupted:
+            self._warn_of(
+                f"The training was interrupted. The model has the {self.n_blocks_} "
+                "flow blocks that were finished."
+            )
         wide = [
-            f"{k} (mean {gap.mean:.2g}, 99th percentile {gap.quantile:.2g})"
-            for k, gap in enumerate(gaps, start=1)
-            if gap.exceeds(1 / len(gaps))
+            f"{k} (mean {error.mean:.2g}, 99th percentile {error.quantile:.2g})"
+            for k, error in enumerate(errors, start=1)
+            if error.exceeds(tol / len(errors))
         ]
         if wide:
-            warnings.warn(
+            self._warn_of(
                 "The log-densities of these blocks still change, in nats, on a finer "
-                f"solver grid: {', '.join(wide)}. Lower learning_rate_init or "
-                "frequency, or raise n_ode_steps.",
-                ConvergenceWarning,
-                stacklevel=3,
+                f"solver grid: {', '.join(wide)}. Lower learning_rate_init or the "
+                "field's frequency, or raise the solver's n_steps."
             )
 
-    # ------------------------------------------------------------------ using
-
-    @property
-    def _model(self):
-        return Model(self._preprocessing, self.flow_, devices.for_scoring(self.device))
-
-    def _validated(self, X):
-        check_is_fitted(self)
-        return self._checked(X)
-
-    def _validated_inside(self, X):
-        X = self._validated(X)
-        self.support_.check(X, self._table)
-        return X
-
-    def _checked(self, X, reset=False, **kwargs):
-        """Check rows as scikit-learn does, and say more of what is missing."""
-        owner = type(self).__name__
-        check_table(X, owner)
-        dtype = chunks.dtypes(X)
-        try:
-            # Scikit-learn adds all values up, to see whether they are finite.
-            with np.errstate(over="ignore", invalid="ignore"):
-                return validate_data(self, X, dtype=dtype, reset=reset, **kwargs)
-        except ValueError as error:
-            message = missing_message(X, owner) if "NaN" in str(error) else None
-            if message is None:
-                raise
-            raise ValueError(message) from None
-
-    def score_samples(self, X):
-        """Compute the log-density of every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows in the units of the data fitted.
-
-        Returns
-        -------
-        log_density : ndarray of shape (n_samples,)
-            Log-density in nats, per unit of the data handed in, as float64. It is -inf
-            outside of the bounds and beyond 1e154 standard deviations (unless long
-            tails are drawn in); in discrete columns it is the average over a cell: with
-            the logarithm of all their steps it is a log-probability in them.
-        """
-        X = self._validated(X)
-        return self._model.log_density(X)
-
-    def score(self, X, y=None, sample_weight=None):
-        """Compute the mean log-density of the rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows in the units of the data fitted.
-        y : Ignored
-            Present for API consistency.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the mean.
-
-        Returns
-        -------
-        score : float
-            Mean log-density in nats, per row.
-        """
-        X = self._validated(X)
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        return float(np.average(self._model.log_density(X), weights=weight))
-
-    def transform(self, X):
-        """Map rows to the latent standard normal.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows in the units of the data fitted.
-
-        Returns
-        -------
-        Z : ndarray of shape (n_samples, n_features)
-            Latent positions; standard normal where the model fits. Discrete values
-            are at the centre of their cells.
-        """
-        X = self._validated_inside(X)
-        return self._model.transform(X)
-
-    def trajectory(self, X, n_between=0):
-        """Follow rows through the blocks.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows in the units of the data fitted.
-        n_between : int, default=0
-            Number of positions within every flow block, at equally spaced times.
-
-        Returns
-        -------
-        positions : ndarray of shape (n_positions, n_samples, n_features)
-            Whitened positions after block 0 and, in time, through every flow block:
-            `n_positions` is `1 + n_blocks_ * (n_between + 1)`. With none in between
-            the last are those of `transform`.
-        """
-        X = self._validated_inside(X)
-        self._check_count(n_between, "n_between", "trajectory", least=0)
-        return self._model.trajectory(X, int(n_between))
-
-    def staged_score_samples(self, X):
-        """Compute log-densities after every block.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows in the units of the data fitted.
-
-        Yields
-        ------
-        log_density : ndarray of shape (n_samples,)
-            Log-density in nats if the flow ended after block 0, 1, ..., `n_blocks_`;
-            the last is that of `score_samples`.
-        """
-        # No generator itself: X is checked now, not when the first stage is asked for.
-        X = self._validated(X)
-        return self._model.staged_log_density(X)
-
-    def summary(self):
-        """Describe the fitted flow, one line a block.
-
-        Returns
-        -------
-        summary : str
-            Step size, movement, iterations, solver steps and gap, and the held-out
-            negative log-likelihood after every block, in nats.
-        """
-        check_is_fitted(self)
-        return summarize(self)
-
-    def inverse_transform(self, Z):
-        """Map latent positions back to data.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_features)
-            Latent positions.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            Rows in the units of the data fitted.
-        """
-        check_is_fitted(self)
-        dtype = chunks.dtypes(Z)
-        with np.errstate(over="ignore", invalid="ignore"):
-            Z = check_array(Z, dtype=dtype, input_name="Z", estimator=self)
-        if Z.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input."
-            )
-        return self._model.inverse_transform(Z)
-
-    def sample(self, n_samples=1, random_state=None):
-        """Draw rows from the fitted density.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of rows.
-        random_state : int, RandomState instance or None, default=None
-            Source of randomness.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features), or DataFrame
-            Rows in the units of the data fitted, and in its form: a pandas or polars
-            DataFrame with its names if the model was fitted on one, the columns' types,
-            discrete values on their lattice, all within the bounds.
-        """
-        check_is_fitted(self)
-        self._check_count(n_samples, "n_samples", "sample", least=1)
-        rng = check_random_state(random_state)
-        parts = self._model.draw(n_samples, rng)
-        s = self.support_
-        return self._table.rebuild(n_samples, parts, s.lattice, s.lower, s.upper)
-
-    def _check_count(self, value, name, method, least):
-        is_int = isinstance(value, Integral) and not isinstance(value, bool)
-        if not is_int or value < least:
-            raise ValueError(
-                f"The {name!r} parameter of {type(self).__name__}.{method} must be an "
-                f"int in the range [{least}, inf). Got {value!r} instead."
-            )
+    def _warn_of(self, message):
+        warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
 
-def _scores(base_nll, records):
-    """Mean log-density of the held-out rows after block 0 and every other block."""
-    if base_nll is None:
+def _scores(first, records):
+    """Mean validation log-density before any block and after every one."""
+    if first is None:
         return None
-    return -np.array([base_nll, *(r.validation_nll for r in records)])
+    return np.array([first, *(r.validation_score for r in records)])

@@ -1,8 +1,12 @@
-"""Which columns make a row unusual: what changing a single one would gain."""
+"""Which features make a sample unusual: what changing a single one would gain."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+from collections.abc import Callable
+
 import numpy as np
+
+from skjko.typing import Floats
 
 # Values tried between the two neighbours of the best candidate. The maximum is then
 # known to a few percent of the distance between candidates; its value, which is flat
@@ -10,21 +14,23 @@ import numpy as np
 _N_BETWEEN = 7
 
 
-def conditional_gains(log_density, X, candidates):
-    """Log-density that a row would gain from the best value of a single column.
+def conditional_gains(
+    log_density: Callable[[Floats], Floats], X: Floats, candidates: Floats
+) -> tuple[Floats, Floats]:
+    """Log-density that a sample would gain from the best value of a single feature.
 
-    The gain of column j is max over v of log p(x with x_j = v), less log p(x). The
+    The gain of feature j is max over v of log p(x with x_j = v), less log p(x). The
     joint density is p(x_j | others) p(others), and the second factor does not change:
-    so the gain is the log-density of the best value of the column, given the others,
+    so the gain is the log-density of the best value of the feature, given the others,
     over that of its actual value. It is zero where the value is the most likely one.
 
     Parameters
     ----------
     log_density : callable
-        From rows (n, d) to values (n,).
+        From samples (n, d) to values (n,).
     X : ndarray of shape (n_samples, d)
     candidates : ndarray of shape (n_candidates, d)
-        Values of every column to try, sorted.
+        Values of every feature to try, sorted.
 
     Returns
     -------
@@ -50,7 +56,7 @@ def conditional_gains(log_density, X, candidates):
         k = scores.argmax(axis=1)
         rows = np.arange(len(X))
         best[:, j] = values[rows, k]
-        # A row so far out that it has no density gains without bound, in any column
+        # A sample so far out that it has no density gains without bound, in any feature
         # that brings it back; where none does, nothing is known.
         with np.errstate(invalid="ignore"):
             gain = scores[rows, k] - now
@@ -58,8 +64,10 @@ def conditional_gains(log_density, X, candidates):
     return gains, best
 
 
-def _with_column(log_density, X, j, values):
-    """Log-densities of rows with column j replaced by each of (n, m) values."""
+def _with_column(
+    log_density: Callable[[Floats], Floats], X: Floats, j: int, values: Floats
+) -> Floats:
+    """Log-densities of samples with feature j replaced by each of (n, m) values."""
     n, m = values.shape
     rows = np.repeat(X, m, axis=0)
     rows[:, j] = values.ravel()

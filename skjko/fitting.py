@@ -1,159 +1,46 @@
-"""From validated arrays to a trained flow: block 0, folds, and the scoring grids."""
+"""From validated arrays to a fitted model."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from skjko import chunks, splitting
-from skjko.flow import accuracy, history, scheme
-from skjko.flow.flow import Block
-from skjko.flow.journal import Journal
-from skjko.flow.pace import Deadline
-from skjko.flow.training import Options
-from skjko.preprocessing import Preprocessing
-from skjko.splitting import GAUSSIAN_ROWS, held_out_splits
-from skjko.start import Start, active, fold, whitened
-from skjko.support import Support
+from skjko.candidates import Candidate, as_part, fold_of, grow
+from skjko.data import chunks, splits
+from skjko.fitted import Fitted
+from skjko.flow import step_selection
+from skjko.flow.base import StandardNormal
+from skjko.flow.blocks import Block, Flow
+from skjko.flow.flow_trainer import FlowTrainer
+from skjko.flow.folds import pooled
+from skjko.flow.mixture_growth import Part, choose
+from skjko.flow.run import Task
+from skjko.model import Model
+from skjko.selection import CandidateRecord, Selection, fit_chain, plain_candidate
+from skjko.transforms.asinh import Asinh
+from skjko.transforms.base import Chain
+from skjko.transforms.mixture_map import MixtureMap
+from skjko.transforms.whitening import Whitening
 
-# Rows of each of the sets of points on which the scoring grids are chosen.
-N_PROBES = 256
+# Samples in each of the sets of points on which the scoring grids are chosen.
+N_POINTS = 256
+# Floating-point operations of a mixture that grows until validation gains no more, and
+# of the first trial of one as the base.
+_OPERATIONS, _TRIAL_OPERATIONS = 2e12, 3e10
+# Shares of the time left: of the mixture in front, of the flow where a mixture may be
+# its base, and of the trial of one.
+_MIXTURE_SHARE, _FLOW_SHARE, _TRIAL_SHARE = 0.7, 0.6, 0.2
 
-
-@dataclass(frozen=True)
-class Work:
-    """What there is to train, and what to train it with.
-
-    Attributes
-    ----------
-    step_sizes : tuple of float
-        Of the blocks to grow.
-    n_reparameterizations, n_refinements : int
-        Largest numbers of rounds.
-    max_step_size : float
-        Cap of reparameterized step sizes.
-    validation_fraction : float or None
-        Share of the rows to hold out; None holds none out.
-    new_field : callable
-        Maps a dimension and a generator to a fresh velocity field.
-    options : Options
-    device : torch.device
-    on_event : callable
-    deadline : Deadline
-        When the training has to be done.
-    support : Support
-        Of the columns.
-    marginals : tuple of callable or None
-        What may choose their marginal maps: the first does for the flow, and all of
-        them are tried with mixtures.
-    radial : bool
-        Whether a radial map is tried, where mixtures are.
-    mixture_work : float
-        Floating-point operations that mixtures in block 0 may take, 0 for no mixture.
-        Not seconds: a fit that goes on from a checkpoint has to come to the same
-        mixture.
-    journal : Journal
-        Remembers every block that is trained.
-    """
-
-    step_sizes: tuple[float, ...]
-    n_reparameterizations: int
-    n_refinements: int
-    max_step_size: float
-    validation_fraction: float | None
-    new_field: Callable
-    options: Options
-    device: torch.device
-    on_event: Callable
-    deadline: Deadline
-    support: Support
-    marginals: tuple
-    radial: bool
-    mixture_work: float
-    journal: Journal
-
-    def crew(
-        self, folds, rng, flows=None, rounds=(), share=1.0, part="all", fields=None
-    ):
-        """Return a crew with some blocks to start from, here in training precision.
-
-        It gets a share of the time that is left, a part of the journal, and what the
-        first block begins with if there is none yet.
-        """
-        if flows:
-            flows = [_moved(flow, self.device, torch.float32) for flow in flows]
-        generators = [_generator(rng) for _ in folds]
-        return scheme.Crew(
-            folds,
-            self.new_field,
-            self.options,
-            generators,
-            self.on_event,
-            flows,
-            rounds,
-            self.deadline.part(share),
-            self.journal.part(part),
-            fields,
-        )
-
-    def do(self, crew):
-        """Let a crew do all of it, if there is time, and a direction to move rows in.
-
-        What a journal remembers has had its time.
-        """
-        has_time = self.deadline.left > 0 or self.journal.remembers
-        if crew.interrupted or not has_time:
-            return
-        if all(fold.train.x.shape[1] for fold in crew.folds):
-            crew.train(
-                self.step_sizes,
-                self.n_reparameterizations,
-                self.n_refinements,
-                self.max_step_size,
-            )
+_BASE = StandardNormal()
 
 
-@dataclass
-class Fitted:
-    """A model as training leaves it, and what training it on needs.
-
-    Attributes
-    ----------
-    preprocessing : Preprocessing
-        Block 0.
-    blocks : list of Block
-        On the CPU.
-    data : str
-        Fingerprint of the rows, their weights and the rows given to hold out.
-    split_seed : int
-        Draws the same held-out rows from the same data again, so that none ever trains.
-    rounds : list of history.Round
-    base_nll : float or None
-        Mean negative log-likelihood of the held-out rows behind block 0.
-    fold_flows : list of list of Block
-        The flows of the folds, where cross-validation decided; empty otherwise.
-    troubles : list of str
-        What the user should know of the training.
-    """
-
-    preprocessing: Preprocessing
-    blocks: list[Block]
-    data: str
-    split_seed: int
-    rounds: list[history.Round] = field(default_factory=list)
-    base_nll: float | None = None
-    fold_flows: list[list[Block]] = field(default_factory=list)
-    troubles: list[str] = field(default_factory=list)
-
-
-def train(X, weight, X_val, work, rng, earlier=None):
-    """Train a flow, or train an earlier one on.
+def fit(X, weight, X_val, config, run, seed, earlier=None):
+    """Fit a model, or train the flow of an earlier one on.
 
     Parameters
     ----------
@@ -161,180 +48,337 @@ def train(X, weight, X_val, work, rng, earlier=None):
     weight : ndarray of shape (n,)
         Positive.
     X_val : ndarray of shape (n_val, d) or None
-        Rows to hold out in place of a part of X.
-    work : Work
-    rng : RandomState
+        Validation samples in place of a part of X.
+    config : FitConfig
+    run : Run
+    seed : int
+        Of the splits.
     earlier : Fitted or None
-        Trained on the same rows.
+        Of the same samples.
 
     Returns
     -------
     fitted : Fitted
-    rows : ndarray
-        Those that decided, or all if none did.
-
-    Raises
-    ------
-    ValueError
-        If the data are others than those of the earlier fit.
+    points : ndarray
+        Samples on which the scoring grids may be chosen.
     """
-    data = fingerprint(X, weight, X_val)
-    if earlier is not None and data != earlier.data:
+    data = chunks.fingerprint(X, weight, X_val)
+    if earlier is not None and earlier.data != data:
         raise ValueError(
-            "With warm_start=True, X, sample_weight and X_val must be those of the fit "
-            f"to continue. Got other values, in {len(X)} rows of positive weight. Set "
-            "warm_start=False to start again."
+            "With warm_start=True, fit goes on from the fit before it on the same "
+            "samples, weights and X_val. These are others. Set warm_start=False to "
+            "start again."
         )
-    rounds = [] if earlier is None else earlier.rounds
-    seed = rng.randint(2**31 - 1) if earlier is None else earlier.split_seed
-    # Discrete values are spread once, the same way whenever training goes on.
+    X, X_val = _dequantized(X, X_val, config.support.grid, seed)
+    few = len(X) <= splits.GAUSSIAN_SAMPLES
+    if config.validation_fraction is None or few:
+        fitted = _without_validation(X, weight, config, run, earlier, few)
+        return replace(fitted, data=data, seed=seed), X
+    pairs = splits.train_validation_splits(
+        X, weight, X_val, config.validation_fraction, check_random_state(seed)
+    )
+    interrupted = False
+    try:
+        chosen = _chosen(pairs, config, run, earlier)
+    except KeyboardInterrupt:
+        interrupted, chosen = True, Chosen(plain_candidate(pairs, config), "gaussian")
+    result = _trained(chosen, pairs, config, run, earlier, interrupted)
+    fallback = chosen.fallback
+    if fallback and not result.trainer.interrupted and fallback.score > result.score:
+        # If the trained flow scores worse than the mixture, the mixture is used.
+        chosen = _with_mixture(fallback, "mixture", chosen.records, config, run)
+        result = _trained(chosen, pairs, config, run, None, False)
+    fitted = Fitted(
+        _model(config, chosen.candidate.chains[0], result.trainer.flows[0], Chain([])),
+        chosen.start,
+        data=data,
+        seed=seed,
+        rounds=result.trainer.rounds,
+        base_scores=[result.before, result.score],
+        candidates=chosen.records,
+        failed=result.trainer.failed,
+        interrupted=result.trainer.interrupted,
+    )
+    if len(pairs) > 1:
+        fitted = _on_all(X, weight, config, run, earlier, chosen, result, fitted)
+    else:
+        fitted.model.base = _base_of(result.growth, lambda: result.growth.best())
+    return fitted, np.concatenate([validation for _, (validation, _) in pairs])
+
+
+def _dequantized(X, X_val, grid, seed):
+    """Discrete values with noise: the same in every fit that goes on."""
     noise = np.random.RandomState([seed, 1])
-    lattice = work.support.lattice
-    X = lattice.spread(X, noise)
-    X_val = None if X_val is None else lattice.spread(X_val, noise)
-    if not (work.step_sizes or rounds) or len(X) <= GAUSSIAN_ROWS:
-        plain = Preprocessing(work.support).fit(X, weight, work.marginals[0])
-        return Fitted(plain, [], data, seed), X
-    splits = []
-    if work.validation_fraction is not None:
-        splits = held_out_splits(
-            X, weight, X_val, work.validation_fraction, check_random_state(seed)
-        )
-    start = Start(splits, work, rng, seed, earlier)
-    if len(splits) == 1:
-        held_out = splits[0][1]
-        flows = earlier and [earlier.blocks]
-        crew = work.crew(start.folds, rng, flows, rounds, fields=start.fields)
-        crew.interrupted = start.interrupted
-        preprocessing = start.preprocessings[0]
-        # What may be two copies of all rows has done its work.
-        start = start if start.may_fall_back else None
-        del X, splits
-        work.do(crew)
-        if start and start.falls_back(crew):
-            preprocessing = start.preprocessings[0]
-            crew = _behind_mixtures(start, work, rng)
-        return _fitted(preprocessing, crew, data, seed, crew.base_nll), held_out[0]
-
-    def of_all(preprocessing, flows=None, rounds=()):
-        """A crew of all rows, none of which are held out."""
-        folds = [fold(preprocessing, (X, weight), None, work.device)]
-        return work.crew(folds, rng, flows, rounds)
-
-    preprocessing = (
-        start.preprocessing(X, weight) if earlier is None else earlier.preprocessing
-    )
-    crew = of_all(preprocessing, earlier and [earlier.blocks], rounds)
-    if not splits:
-        work.do(crew)
-        return _fitted(preprocessing, crew, data, seed), X
-    share = len(splits) / (len(splits) + 1)
-    deciding = work.crew(
-        start.folds, rng, earlier and earlier.fold_flows, rounds, share, "folds"
-    )
-    deciding.interrupted = start.interrupted
-    work.do(deciding)
-    if start.falls_back(deciding):
-        preprocessing = start.preprocessing(X, weight)
-        crew = of_all(preprocessing)
-        deciding = _behind_mixtures(start, work, rng, share)
-    crew.follow(deciding.rounds[len(rounds) :])
-    fitted = _fitted(preprocessing, crew, data, seed, deciding.base_nll)
-    fitted.fold_flows = [
-        _moved(flow[: len(fitted.blocks)], "cpu", torch.float32)
-        for flow in deciding.flows
-    ]
-    fitted.troubles += [t for t in _troubles(deciding) if t not in fitted.troubles]
-    return fitted, np.concatenate([held_out[0] for _, held_out in splits])
+    X = grid.dequantize(X, noise)
+    return X, None if X_val is None else grid.dequantize(X_val, noise)
 
 
-def _behind_mixtures(start, work, rng, share=1.0):
-    """A crew that has trained behind mixtures, after one that was worse than these."""
-    crew = work.crew(start.folds, rng, share=share, part="behind mixtures")
-    work.do(crew)
-    return crew
+@dataclass
+class Result:
+    """What the training of a flow behind a candidate came to.
 
-
-def choose_grids(flow, preprocessing, rows, X, seed):
-    """Choose the scoring grids on four sets of points; return the gaps that are left.
-
-    Held-out rows, the training rows that are farthest from their mean, own samples,
-    and a box three times as wide as the data, where single columns are mapped: it has
-    no end at a bound there.
+    Attributes
+    ----------
+    trainer : FlowTrainer
+    growth : Growth or None
+        Of the base.
+    before, score : float
+        Mean validation log-density before any block, and in the end.
     """
+
+    trainer: FlowTrainer
+    growth: Any
+    before: float
+    score: float
+
+
+def _trained(chosen, pairs, config, run, earlier, interrupted):
+    """Train the flow behind a candidate, and fit its base."""
+    candidate, growth = chosen.candidate, None
+    candidate.use_all(pairs, config.device)
+    trainer = _trainer(candidate, config, run, earlier)
+    trainer.interrupted = interrupted
+    # Cross-validation is followed by a training on all samples.
+    share = len(pairs) / (len(pairs) + 1) if len(pairs) > 1 else 1.0
+    if _can_train(trainer):
+        trainer.train(
+            config.rounds, share * (_FLOW_SHARE if chosen.may_have_base else 1.0)
+        )
+    if chosen.may_have_base and not trainer.interrupted:
+        growth = _base_growth(trainer, config, run, share)
+    score = -pooled(trainer.behind, trainer.losses())[0]
+    if growth is not None:
+        # Of the latents, where the blocks and all before them have a log-determinant.
+        gain = float(growth.scores) - _latent_score(trainer)
+        score, growth = (score + gain, growth) if gain > 0 else (score, None)
+    return Result(trainer, growth, candidate.plain_score(), score)
+
+
+def _latent_score(trainer):
+    """Mean log-density of the latent validation samples by a standard normal base."""
+    folds = trainer.behind
+    return pooled(folds, [_BASE.log_prob(fold.validation.x) for fold in folds])[0]
+
+
+def _on_all(X, weight, config, run, earlier, chosen, result, fitted):
+    """Fit the model of cross-validation to all samples, by what it decided."""
+    candidate, decided, growth = chosen.candidate, result.trainer, result.growth
+    if earlier is None:
+        steps = list(candidate.chains[0])
+        maps = steps[:-1] if candidate.has_mixture else steps
+        chain, mapped = Chain(maps).fit_forward(X, weight)
+        if candidate.has_mixture:
+            n_active = mapped.shape[1] - chain.n_degenerate_
+            x = torch.tensor(mapped[:, :n_active])
+            part = Part(x, torch.tensor(weight / weight.mean()))
+            mixture = choose(candidate.growth).grown_again(part)
+            chain = Chain([*chain, MixtureMap.of(mixture)])
+    else:
+        chain = earlier.model.transforms
+    fold = fold_of(chain, X, weight, None, config.device)
+    flows = None if earlier is None else [_blocks(earlier.model.flow, config)]
+    n_before = 0 if earlier is None else len(earlier.rounds)
+    trainer = FlowTrainer(
+        [fold],
+        config.new_field,
+        config.training,
+        run,
+        "all",
+        flows,
+        decided.rounds[:n_before],
+    )
+    trainer.follow(decided.rounds[n_before:])
+
+    def of_all():
+        samples = trainer.behind[0].train
+        return growth.grown_again(as_part(samples))
+
+    base = _base_of(growth, of_all)
+    folds = [
+        (chain, [block.get_state() for block in flow])
+        for chain, flow in zip(candidate.chains, decided.flows, strict=True)
+    ]
+    return replace(
+        fitted,
+        model=_model(config, chain, trainer.flows[0], base),
+        rounds=trainer.rounds,
+        folds=folds,
+        failed=[*fitted.failed, *trainer.failed],
+        interrupted=fitted.interrupted or trainer.interrupted,
+    )
+
+
+def _without_validation(X, weight, config, run, earlier, few):
+    """Train all blocks for all iterations, on all samples."""
+    if earlier is not None:
+        chain, start = earlier.model.transforms, earlier.start
+    else:
+        maps = config.transforms if isinstance(config.transforms, list) else []
+        if config.transforms == "auto" and not few:
+            maps = [Asinh()]
+        chain, mapped = fit_chain(config.support, maps, X, weight)
+        start = "gaussian"
+        n_active = mapped.shape[1] - chain.n_degenerate_
+        if config.init == "mixture" and n_active and not few:
+            one = MixtureMap().fit(mapped[:, :n_active], weight)
+            chain, start = Chain([*chain, one]), "mixture"
+    trainer = FlowTrainer(
+        [fold_of(chain, X, weight, None, config.device)],
+        config.new_field,
+        config.training,
+        run,
+        "all",
+        None if earlier is None else [_blocks(earlier.model.flow, config)],
+        [] if earlier is None else earlier.rounds,
+    )
+    if not few and _can_train(trainer):
+        trainer.train(config.rounds, 1.0)
+    return Fitted(
+        _model(config, chain, trainer.flows[0], Chain([])),
+        start,
+        rounds=trainer.rounds,
+        failed=trainer.failed,
+        interrupted=trainer.interrupted,
+    )
+
+
+@dataclass
+class Chosen:
+    """A candidate that was chosen, what stands in front of its flow, and the others."""
+
+    candidate: Candidate
+    start: str
+    may_have_base: bool = False
+    records: list[CandidateRecord] = field(default_factory=list)
+    fallback: Candidate | None = None
+
+
+def _chosen(pairs, config, run, earlier):
+    """Select a candidate, or take that of an earlier fit."""
+    if earlier is not None:
+        chains = [chain for chain, _ in earlier.folds] or [earlier.model.transforms]
+        folds = [
+            fold_of(chain, X, weight, validation, config.device)
+            for chain, ((X, weight), validation) in zip(chains, pairs, strict=True)
+        ]
+        candidate = Candidate("earlier", chains, folds, len(pairs[0][0][0]))
+        has_base = not earlier.model.base.is_identity_
+        return Chosen(candidate, earlier.start, has_base, earlier.candidates)
+    selection = Selection(pairs, config, run)
+    candidate, start = selection.choose()
+    if start == "mixture":
+        return _with_mixture(candidate, start, selection.records, config, run)
+    return Chosen(
+        candidate, start, selection.base_gains, selection.records, selection.fallback
+    )
+
+
+def _with_mixture(candidate, start, records, config, run):
+    """A candidate behind its mixture, which grows until validation gains no more."""
+    candidate.grow_mixture(run, _MIXTURE_SHARE, _OPERATIONS, 2)
+    candidate = candidate.behind_mixture(run)
+    records = [
+        replace(record, chosen=record.start == start) if start == "mixture" else record
+        for record in records
+    ]
+    return Chosen(candidate, start, False, records)
+
+
+def _trainer(candidate, config, run, earlier):
+    """The trainer of a candidate's flow, where it is."""
+    if candidate.trainer is not None:
+        candidate.trainer.use(candidate.folds)
+        return candidate.trainer
+    flows = None if earlier is None else _earlier_flows(earlier, config)
+    return FlowTrainer(
+        candidate.folds,
+        config.new_field,
+        config.training,
+        run,
+        candidate.name,
+        flows,
+        () if earlier is None else earlier.rounds,
+    )
+
+
+def _earlier_flows(earlier, config):
+    """The blocks of an earlier fit, for every fold."""
+    blocks = earlier.model.flow.blocks
+    if not earlier.folds:
+        return [_blocks(earlier.model.flow, config)]
+    return [
+        [Block.from_state(one, b.field) for one, b in zip(states, blocks, strict=True)]
+        for _, states in earlier.folds
+    ]
+
+
+def _can_train(trainer):
+    """Whether there are features that blocks can move, and no interruption."""
+    return not trainer.interrupted and all(f.train.x.shape[1] for f in trainer.folds)
+
+
+def _base_growth(trainer, config, run, share):
+    """Grow a mixture on the latents, if that pays; else train the flow on."""
+    name, folds = trainer.name, trainer.behind
+    info = {"kind": "base"}
+    task = Task(f"{name}/base/trial", _TRIAL_SHARE, info)
+    growths = grow(folds, [], _TRIAL_OPERATIONS, run, task)
+    if choose(growths).n_components == 1:
+        trainer.extend(share)
+        return None
+    task = Task(f"{name}/base", share, info)
+    return choose(grow(folds, growths, _OPERATIONS, run, task))
+
+
+def _base_of(growth, mixture):
+    """The chain from the base to the standard normal."""
+    if growth is None:
+        return Chain([])
+    return Chain([MixtureMap.of(mixture())])
+
+
+def _blocks(flow, config):
+    """Copies of blocks, in training precision on the device of the training."""
+    return [copy.deepcopy(block).to(config.device).float() for block in flow.blocks]
+
+
+def _model(config, chain, blocks, base):
+    flow = Flow([copy.deepcopy(block) for block in blocks])
+    flow = flow.to("cpu").to(torch.float64).requires_grad_(False)
+    return Model(config.support, chain, flow, base)
+
+
+def choose_steps(model, points, X, seed, tol):
+    """Choose the scoring grids; return the discretization errors that are left.
+
+    Four sets of points: validation samples, the training samples that are farthest from
+    their mean, own samples, and a box three times as wide as the data, where single
+    features are mapped (it has no end at a bound there).
+    """
+    if not len(model.flow):
+        return []
     rng = np.random.RandomState(seed)
-    if len(rows) > N_PROBES:
-        rows = rows[splitting.draw(len(rows), N_PROBES, rng)]
+    if len(points) > N_POINTS:
+        points = points[splits.draw(len(points), N_POINTS, rng)]
+    steps = list(model.transforms)
+    at = next(i for i, step in enumerate(steps) if isinstance(step, Whitening))
+    columns, rest = Chain(steps[:at]), Chain(steps[at:])
+    n_active = model.n_active
     low, high = np.inf, -np.inf
     farthest = np.empty((0, X.shape[1]))
-    n_active = X.shape[1] - preprocessing.n_flat_
     for _, part in chunks.in_float64(X):
-        Y, _ = preprocessing.map_columns(part)
+        Y, _ = columns.forward(part)
         low, high = np.minimum(low, Y.min(axis=0)), np.maximum(high, Y.max(axis=0))
         Y = np.concatenate([farthest, Y]) if len(farthest) else Y
-        Z = torch.as_tensor(preprocessing.gaussian_.forward(Y)[0][:, :n_active])
-        far = Z.square().sum(1).topk(min(N_PROBES // 4, len(Z))).indices
-        farthest = Y[far.numpy()]
+        lengths = np.square(steps[at].forward(Y)[0][:, :n_active]).sum(axis=1)
+        farthest = Y[np.argsort(-lengths, kind="stable")[: N_POINTS // 4]]
     centre, half = low + (high - low) / 2, (high - low) / 2
-    box = centre + 3 * half * rng.uniform(-1, 1, (N_PROBES, X.shape[1]))
-    base = rng.standard_normal((N_PROBES, flow.n_features))
-    # About where samples fall; the same whatever grids the flow came with.
-    for block in flow.blocks:
-        block.n_ode_steps = 4
-    own = flow.generate(torch.as_tensor(base))
-    probes = [
-        active(preprocessing, rows),
-        whitened(preprocessing, farthest),
-        own,
-        whitened(preprocessing, box),
-    ]
-    return accuracy.choose_grids(flow, probes)
-
-
-def fingerprint(*arrays):
-    """What tells data from others, in later versions and on other machines too."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(repr(None if array is None else array.shape).encode())
-        if array is not None:
-            table = array.reshape(len(array) if array.ndim else 1, -1)
-            for _, part in chunks.in_float64(table):
-                digest.update(part.tobytes())
-    return digest.hexdigest()
-
-
-def _moved(blocks, device, dtype):
-    """Copies of blocks, somewhere else."""
-    return [copy.deepcopy(block).to(device).to(dtype) for block in blocks]
-
-
-def _fitted(preprocessing, crew, data, seed, base_nll=None):
-    blocks = _moved(crew.flows[0], "cpu", torch.float32)
-    return Fitted(
-        preprocessing,
-        blocks,
-        data,
-        seed,
-        crew.rounds,
-        base_nll,
-        troubles=_troubles(crew),
-    )
-
-
-def _troubles(crew):
-    troubles = [
-        f"Block {k} was left out: its training exploded again and again, at ever "
-        "smaller learning rates. Lower learning_rate_init or frequency, or look for "
-        "extreme values in the data."
-        for k in crew.broken
-    ]
-    if crew.interrupted:
-        troubles.append(
-            f"The training was interrupted. The model has the {len(crew.flows[0])} "
-            "flow blocks that were finished."
-        )
-    return troubles
-
-
-def _generator(rng):
-    return torch.Generator().manual_seed(int(rng.randint(2**31 - 1)))
+    box = centre + 3 * half * rng.uniform(-1, 1, (N_POINTS, X.shape[1]))
+    latent = torch.as_tensor(rng.standard_normal((N_POINTS, n_active)))
+    # About where samples are; the same whatever grids the flow came with.
+    for block in model.flow.blocks:
+        block.n_steps = 4
+    sets = [columns.forward(points)[0], farthest, box]
+    sets = [torch.tensor(rest.forward(Y)[0][:, :n_active]) for Y in sets]
+    sets.insert(2, model.flow.generate(latent))
+    return step_selection.choose_steps(model.flow, _BASE, sets, tol)

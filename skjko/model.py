@@ -1,4 +1,4 @@
-"""A trained model on arrays: whitening and flow as one map, in float64."""
+"""A fitted density on arrays: transforms, flow and base as one map."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -8,166 +8,208 @@ from functools import partial
 import numpy as np
 import torch
 
-from skjko import chunks
-from skjko.flow import objective, threads
-from skjko.flow.flow import CHUNK_SIZE, in_chunks
-from skjko.preprocessing import FARTHEST
-from skjko.rosenblatt import normal_logpdf
+from skjko.data import chunks
+from skjko.flow import step_selection, threads
+from skjko.flow.blocks import CHUNK_SIZE, Flow, in_chunks
+from skjko.transforms.base import Chain, normal_log_prob
+from skjko.transforms.whitening import FARTHEST
 
-# So many float64 arrays of the rows live at once, at most, on their way through block 0
-# and the flow.
+# Float64 arrays of the samples that live at once on their way, at most.
 _N_COPIES = 10
 
 
 class Model:
-    """Block 0 and the flow, from data to latent rows and back.
+    """Transforms, flow and base, from data to the standard normal and back.
 
     Parameters
     ----------
-    preprocessing : Preprocessing
-        Block 0. Its flat directions, the last ones, pass by the flow.
+    support : Support
+        Bounds and discrete values of the data.
+    transforms : Chain
+        In front of the flow. Degenerate directions, the last columns of their image, do
+        not take part in the flow.
     flow : Flow
         In float64 on the CPU.
-    device : torch.device
-        Where to compute.
+    base : Chain
+        From the flow's base distribution to the standard normal; without steps the base
+        is standard normal itself.
     """
 
-    def __init__(self, preprocessing, flow, device="cpu"):
-        self.preprocessing = preprocessing
-        self.device = torch.device(device)
-        # A copy elsewhere: the fitted flow stays on the CPU, unchanged.
-        self.flow = (
-            flow if self.device.type == "cpu" else copy.deepcopy(flow).to(device)
-        )
+    def __init__(self, support, transforms, flow, base):
+        self.support, self.transforms = support, transforms
+        self.flow, self.base = flow, base
+        self.device = torch.device("cpu")
 
     @property
     def n_features(self):
-        """Number of columns."""
-        return len(self.preprocessing.gaussian_.mean_)
+        """Number of features of the data."""
+        return len(self.support.lower)
 
-    def slices(self, n_rows):
-        """Yield slices of rows that fit into scikit-learn's working memory.
+    @property
+    def n_active(self):
+        """Number of features that the flow acts on."""
+        return self.n_features - self.transforms.n_degenerate_
 
-        They are made of whole chunks of the flow, which so are always the same.
-        """
-        row_bytes = 8 * _N_COPIES * (self.n_features + 1)
-        return chunks.batches(n_rows, row_bytes, CHUNK_SIZE)
-
-    def _by_rows(self, function, X, axis=0):
-        return chunks.map_rows(function, X, self.slices(len(X)), axis)
-
-    def whiten(self, X):
-        """Columns that the flow moves, flat ones, and log|det| of every row."""
-        Z, log_det = self.preprocessing.forward(X)
-        n_active = self.flow.n_features
-        return torch.as_tensor(Z[:, :n_active].copy()), Z[:, n_active:], log_det
+    def to(self, device):
+        """Return the model with its flow on a device; this one stays as it is."""
+        if device.type == "cpu":
+            return self
+        moved = Model(
+            self.support, self.transforms, copy.deepcopy(self.flow), self.base
+        )
+        moved.flow, moved.device = moved.flow.to(device), device
+        return moved
 
     def log_density(self, X):
-        """Log-density of every row in nats and units of the data.
+        """Return the log-density of every sample, in nats and units of the data.
 
-        In discrete columns it is averaged over the cell around the row.
+        In discrete features it is averaged over the cell around the sample.
         """
-        lattice = self.preprocessing.support.lattice
-        return lattice.average(partial(self._by_rows, self._log_density), X)
+        by_samples = partial(self._by_samples, self._log_density)
+        return self.support.grid.average(by_samples, X)
 
     def _log_density(self, X):
-        if not self.flow.blocks:
-            return self.preprocessing.log_density(X)
-        z, flat, log_det = self.whiten(X)
-        (log_prob,) = self._in_chunks(lambda x: (self.flow.log_prob(x),), z)
-        score = log_prob + log_det + normal_logpdf(flat)
-        return np.where(_is_finite(z), score, -np.inf)
+        if not len(self.flow) and self.base.is_identity_:
+            return self.transforms.log_prob(X)
+        z, degenerate, log_det = self._forward(X)
+        y, increment = self._in_chunks(self.flow, z)
+        score = self.base.log_prob(y) + increment + log_det
+        score += normal_log_prob(degenerate)
+        return np.where(_is_finite(z.numpy()), score, -np.inf)
+
+    def solver_error(self, X):
+        """Return log-densities minus those of a tight adaptive solve, in nats."""
+
+        def error(X):
+            z, _, _ = self._forward(X)
+            y, log_det = self._in_chunks(self.flow, z)
+            solve = partial(step_selection.tight_solve, self.flow)
+            tight, tight_log_det = self._in_chunks(solve, z)
+            change = self.base.log_prob(y) - self.base.log_prob(tight)
+            return change + log_det - tight_log_det
+
+        return self._by_samples(error, X)
 
     def staged_log_density(self, X):
-        """Yield the log-density if the flow ended after block 0, 1, ..., K."""
-        lattice = self.preprocessing.support.lattice
-        if len(lattice.columns):
-            # Averages are taken part by part, so all stages have to be there at once.
-            yield from lattice.average(lambda x: np.stack(list(self._stages(x))), X)
+        """Yield the log-density if the flow ended after block 0, 1, ..., K.
+
+        The last one has the base behind it.
+        """
+        grid = self.support.grid
+        if len(grid.columns):
+            # Averages are taken part by part: all stages have to be there at once.
+            yield from grid.average(lambda x: np.stack(list(self._stages(x))), X)
         else:
             yield from self._stages(X)
 
     def _stages(self, X):
-        n, slices = len(X), list(self.slices(len(X)))
-        x = chunks.empty((n, self.flow.n_features), np.float64)
+        n, slices = len(X), list(self._slices(len(X)))
+        x = chunks.empty((n, self.n_active), np.float64)
         scores, log_det, is_finite = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
-        for rows in slices:
-            z, flat, increment = self.whiten(X[rows])
-            x[rows], log_det[rows] = z, increment + normal_logpdf(flat)
-            is_finite[rows] = _is_finite(z)
-            scores[rows] = log_det[rows] + normal_logpdf(x[rows])
-        yield np.where(is_finite, scores, -np.inf)
-        for block in self.flow.blocks:
+        for k, block in enumerate([None, *self.flow.blocks]):
+            # One stage for every block, and the base behind the last.
+            base = self.base if k == len(self.flow) else Chain([])
             for rows in slices:
-                x[rows], log_det[rows], nll = self._stage(block, x[rows], log_det[rows])
-                scores[rows] = -nll
+                if block is None:
+                    z, degenerate, increment = self._forward(X[rows])
+                    x[rows] = z
+                    log_det[rows] = increment + normal_log_prob(degenerate)
+                    is_finite[rows] = _is_finite(x[rows])
+                else:
+                    solution = self._in_chunks(
+                        lambda x, block=block: block(x)[:2], torch.as_tensor(x[rows])
+                    )
+                    x[rows], log_det[rows] = solution[0], log_det[rows] + solution[1]
+                scores[rows] = base.log_prob(x[rows]) + log_det[rows]
             yield np.where(is_finite, scores, -np.inf)
 
-    @threads.fork_safe()
-    def _stage(self, block, x, log_det):
-        """Rows and log|det| behind one more block, and the loss if it is the last."""
-        y, increment = self._in_chunks(lambda x: block(x)[:2], torch.as_tensor(x))
-        log_det = log_det + increment
-        nll = objective.negative_log_likelihood(
-            torch.as_tensor(y), torch.as_tensor(log_det)
-        )
-        return y, log_det, nll.numpy()
+    def trajectory(self, X, n_between=0, transforms=True):
+        """Return positions of samples from the data to the base, along axis 0."""
+        function = partial(self._trajectory, n_between=n_between, transforms=transforms)
+        return self._by_samples(function, X, axis=1)
 
-    def trajectory(self, X, n_between=0):
-        """Whitened positions after block 0 and every other block, and in between."""
-        return self._by_rows(partial(self._trajectory, n_between=n_between), X, axis=1)
-
-    def _trajectory(self, X, n_between):
-        z, flat, _ = self.whiten(X)
-        positions = self._in_chunks(
+    def _trajectory(self, X, n_between, transforms):
+        positions, Y = [], chunks.as_float64(X)
+        for step in self.transforms:
+            if transforms:
+                positions.append(Y)
+            Y = Chain([step]).forward(Y)[0]
+        z, degenerate = torch.tensor(Y[:, : self.n_active]), Y[:, self.n_active :]
+        latent = self._in_chunks(
             lambda x: tuple(self.flow.trajectory(x, n_between=n_between)), z
         )
-        return np.stack([np.hstack([p, flat]) for p in positions])
+        positions += [np.hstack([p, degenerate]) for p in latent]
+        if not self.base.is_identity_:
+            last = self.base.forward(latent[-1])[0]
+            positions.append(np.hstack([last, degenerate]))
+        return np.stack(positions)
 
-    def transform(self, X):
-        """Latent positions of data."""
-        return self._by_rows(self._transform, X)
+    def forward(self, X):
+        """Return the latent, standard normal positions of samples."""
+        return self._by_samples(self._latent, X)
 
-    def _transform(self, X):
-        z, flat, _ = self.whiten(X)
-        (latent,) = self._in_chunks(lambda x: (self.flow.push(x),), z)
-        return np.hstack([latent, flat])
+    def _latent(self, X):
+        z, degenerate, _ = self._forward(X)
+        (y,) = self._in_chunks(lambda x: (self.flow.push(x),), z)
+        return np.hstack([self.base.forward(y)[0], degenerate])
 
-    def inverse_transform(self, Z):
-        """Data of latent positions."""
-        return self._by_rows(partial(self._back, self.flow.inverse), Z)
+    def inverse(self, Z):
+        """Return the data of latent positions."""
+        return self._by_samples(partial(self._back, self.flow.inverse), Z)
 
-    def draw(self, n_samples, rng):
-        """Yield slices of rows, until they are so many, with rows drawn for them."""
-        for where in self.slices(n_samples):
+    def sample(self, n_samples, rng):
+        """Yield slices of rows, until there are so many, with samples for them."""
+        for where in self._slices(n_samples):
             n = min(where.stop, n_samples) - where.start
-            if self.flow.blocks:
-                Z = rng.standard_normal((n, self.n_features))
-                yield where, self.generate(Z)
+            if not len(self.flow) and self.base.is_identity_:
+                yield where, self.transforms.sample(n, rng)
             else:
-                yield where, self.preprocessing.draw(n, rng)
+                y = rng.standard_normal((n, self.n_features))
+                if not self.base.is_identity_:
+                    y[:, : self.n_active] = self.base.sample(n, rng)
+                yield where, self._from_flow(self._generator(), y)
 
-    def generate(self, Z):
-        """Data of latent positions up to the error of solver and single precision."""
+    def _generator(self):
+        """One solve backwards in single precision: exact up to the solver's error."""
         single = copy.deepcopy(self.flow).float()
 
-        def move(z):
-            # Only the way of a row is rounded: rows that are distinct stay distinct.
+        def generate(z):
+            # Only the displacement is rounded: distinct samples stay distinct.
             start = z.float()
             return z + (single.generate(start) - start)
 
-        return self._back(move, Z)
+        return generate
 
     def _back(self, function, Z):
-        n_active = self.flow.n_features
         Z = np.clip(Z, -FARTHEST, FARTHEST)
-        z = torch.as_tensor(Z[:, :n_active].copy())
-        (moved,) = self._in_chunks(lambda x: (function(x),), z)
-        return self.preprocessing.inverse(np.hstack([moved, Z[:, n_active:]]))
+        if not self.base.is_identity_:
+            Z = np.hstack(
+                [self.base.inverse(Z[:, : self.n_active].copy()), Z[:, self.n_active :]]
+            )
+        return self._from_flow(function, Z)
+
+    def _from_flow(self, function, Z):
+        y = torch.tensor(Z[:, : self.n_active])
+        (z,) = self._in_chunks(lambda x: (function(x),), y)
+        return self.transforms.inverse(np.hstack([z, Z[:, self.n_active :]]))
+
+    def _forward(self, X):
+        """Features that the flow acts on, degenerate ones, and log|det|."""
+        Y, log_det = self.transforms.forward(X)
+        return torch.tensor(Y[:, : self.n_active]), Y[:, self.n_active :], log_det
+
+    def _slices(self, n):
+        """Slices of samples that fit into memory, of whole chunks of the flow."""
+        row_bytes = 8 * _N_COPIES * (self.n_features + 1)
+        return chunks.batches(n, row_bytes, CHUNK_SIZE)
+
+    def _by_samples(self, function, X, axis=0):
+        return chunks.map_rows(function, X, self._slices(len(X)), axis)
 
     @threads.fork_safe()
+    @torch.no_grad()
     def _in_chunks(self, function, x):
-        """Apply a function of rows on the device; its tensors come back as arrays."""
+        """Apply a function of samples on the device; its tensors return as arrays."""
         parts = in_chunks(
             lambda rows, context: tuple(
                 part.cpu() for part in function(rows.to(self.device))
@@ -176,12 +218,29 @@ class Model:
         )
         return tuple(part.numpy() for part in parts)
 
+    def get_state(self):
+        """Return what `from_state` needs, but for the flow."""
+        return {
+            "support": self.support,
+            "transforms": self.transforms,
+            "base": self.base,
+        }
+
+    @classmethod
+    def from_state(cls, state):
+        """Return a model without blocks of a state."""
+        kinds = {"support": object, "transforms": Chain, "base": Chain}
+        if state.keys() != kinds.keys() or not all(
+            isinstance(state[name], kind) for name, kind in kinds.items()
+        ):
+            raise ValueError("the state of the model is incomplete")
+        return cls(state["support"], state["transforms"], Flow(), state["base"])
+
 
 def _is_finite(z):
-    """Whether the square of a row's length is no overflow.
+    """Whether the square of a sample's length is no overflow.
 
-    Beyond about 1e154 standard deviations the logarithm of the density overflows too:
-    there it is -inf.
+    Beyond about 1e154 standard deviations the log-density overflows too: it is -inf.
     """
     with np.errstate(over="ignore"):
-        return np.isfinite(np.square(z.numpy()).sum(1))
+        return np.isfinite(np.square(z).sum(axis=1))

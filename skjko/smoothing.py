@@ -1,94 +1,123 @@
-"""The density of rows with noise, without those of them that may be outliers."""
+"""The density of samples with noise, without those of them that may be outliers."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+from typing import Literal
 
 import numpy as np
+from sklearn.base import clone
 
+from skjko.components import MLPField
+from skjko.data.frames import LARGEST_VALUE
 from skjko.density import JKOFlowDensity
-from skjko.table import LARGEST_VALUE
+from skjko.typing import Floats
 
-# Rows with noise that training draws from: enough for no row to be seen with the same
+# Noisy samples that training draws from: enough for no sample to be seen with the same
 # noise more than a few times, few enough for memory.
-_MAX_COPIED_ROWS = 30_000
+_MAX_COPIED = 30_000
+# Noise, and share of the iterations, of the first flow where outliers are trimmed: fine
+# detail is where a small cluster of outliers would hide.
+_COARSE_NOISE, _COARSE_SHARE = 3.0, 0.3
 
-# Noise, and share of the iterations, of the first flow where outliers are trimmed.
-_COARSE_NOISE = 3.0
-_COARSE_SHARE = 0.3
+
+def default_density() -> JKOFlowDensity:
+    """Return the density that a detector fits if it is not given one.
+
+    All samples train for all iterations: validation samples would have to be kept from
+    calibration too, and the noise keeps the flow from overfitting.
+    """
+    return JKOFlowDensity(
+        init="gaussian",
+        field=MLPField((64, 64), "silu"),
+        max_blocks=1,
+        max_iter=500,
+        batch_size=250,
+        learning_rate_init=0.02,
+        early_stopping=False,
+    )
 
 
-def fit(detector, X, weight, rng):
-    """Fit a density to rows with noise; with `trim`, a second one without the outliers.
+def fit(
+    density: JKOFlowDensity,
+    X: Floats,
+    weight: Floats,
+    noise: float | Literal["auto"],
+    trim: float,
+    rng: np.random.RandomState,
+) -> tuple[JKOFlowDensity, float, int]:
+    """Fit a density to samples with noise; with `trim`, again without the outliers.
 
     Parameters
     ----------
-    detector : JKOFlowOutlierDetector
-        Its parameters count.
+    density : JKOFlowDensity
+        Not fitted; it is cloned.
     X : ndarray of shape (n_samples, n_features)
     weight : ndarray of shape (n_samples,)
         Positive.
+    noise : float or "auto"
+        In standard deviations of every feature.
+    trim : float
+        Share of the samples that may be outliers.
     rng : RandomState
 
     Returns
     -------
     density : JKOFlowDensity
     noise : float
-        In standard deviations of every column.
     n_trimmed : int
-        Number of rows left out.
+        Number of samples left out.
     """
-    n_trimmed = int(detector.trim * len(X))
+    n_trimmed = int(trim * len(X))
     if n_trimmed > 0:
-        # Fine detail is where a small cluster of outliers would hide.
-        noise = max(_noise(detector, len(X)), _COARSE_NOISE)
-        n_iter = math.ceil(_COARSE_SHARE * detector.max_iter)
-        coarse = _density(detector, X, weight, noise, n_iter, rng)
-        scores = coarse._model.log_density(X)
-        stay = np.sort(np.argsort(scores, kind="stable")[n_trimmed:])
-        X, weight = X[stay], weight[stay]
-    noise = _noise(detector, len(X))
-    density = _density(detector, X, weight, noise, detector.max_iter, rng)
-    return density, noise, n_trimmed
+        coarse = clone(density)
+        if coarse.max_iter != "auto":
+            coarse.max_iter = math.ceil(_COARSE_SHARE * coarse.max_iter)
+        level = max(_noise(noise, len(X)), _COARSE_NOISE)
+        scores = _fitted(coarse, X, weight, level, rng).score_samples(X)
+        kept = np.sort(np.argsort(scores, kind="stable")[n_trimmed:])
+        X, weight = X[kept], weight[kept]
+    level = _noise(noise, len(X))
+    return _fitted(clone(density), X, weight, level, rng), level, n_trimmed
 
 
-def _noise(detector, n_samples):
-    """Noise for as many rows: few tell less of the density, and need more of it."""
-    if detector.noise != "auto":
-        return float(detector.noise)
+def _noise(noise: float | Literal["auto"], n_samples: int) -> float:
+    """Noise for so many samples: few tell less of the density, and need more of it."""
+    if noise != "auto":
+        return float(noise)
     return min(1.0, max(0.1, 0.3 * math.sqrt(1000 / n_samples)))
 
 
-def _density(detector, X, weight, noise, max_iter, rng):
-    """Return a density of the rows with noise."""
+def _fitted(
+    density: JKOFlowDensity,
+    X: Floats,
+    weight: Floats,
+    noise: float,
+    rng: np.random.RandomState,
+) -> JKOFlowDensity:
+    """Fit a density to samples with noise."""
     if noise > 0:
-        # So many copies that training seldom sees the same noise again.
-        n_draws = max(detector.max_blocks, 1) * max_iter * detector.batch_size
-        n_copies = math.ceil(min(n_draws, _MAX_COPIED_ROWS) / len(X))
+        # So many copies that training seldom sees the same noise again; with validation
+        # only one, for copies would be on both sides of the split.
+        n_copies = 1
+        n_iter, size = density.max_iter, density.batch_size
+        if not (
+            density.early_stopping or isinstance(n_iter, str) or isinstance(size, str)
+        ):
+            n_drawn = max(density.max_blocks, 1) * n_iter * size
+            n_copies = max(1, math.ceil(min(n_drawn, _MAX_COPIED) / len(X)))
         spread = _spread(X, weight / weight.sum())
         X = np.tile(X, (n_copies, 1))
         X += noise * spread * rng.standard_normal(X.shape)
         np.clip(X, -LARGEST_VALUE, LARGEST_VALUE, out=X)
         weight = np.tile(weight, n_copies)
-    # All rows train for all iterations. Held-out rows that decide would have to be
-    # kept from calibration too, and the noise keeps the flow from learning rows.
-    return JKOFlowDensity(
-        max_blocks=detector.max_blocks,
-        hidden_layer_sizes=detector.hidden_layer_sizes,
-        activation="silu",
-        max_iter=max_iter,
-        batch_size=detector.batch_size,
-        learning_rate_init=detector.learning_rate_init,
-        early_stopping=False,
-        time_limit=detector.time_limit,
-        random_state=rng.randint(2**31 - 1),
-        verbose=detector.verbose,
-        device=detector.device,
-    ).fit(X, sample_weight=weight)
+    if density.random_state is None:
+        density.random_state = rng.randint(2**31 - 1)
+    return density.fit(X, sample_weight=weight)
 
 
-def _spread(X, share):
-    """Weighted standard deviation of every column."""
+def _spread(X: Floats, share: Floats) -> Floats:
+    """Weighted standard deviation of every feature."""
     # Near one by a power of two, which changes no digit: squares are taken.
     exponent = np.frexp(np.abs(X).max(axis=0))[1]
     X = np.ldexp(X, -exponent)

@@ -1,51 +1,146 @@
-"""What a fitted flow is, as text."""
+"""A fitted density in words, and as HTML."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import html
 import math
+
+import numpy as np
+
+from skjko.transforms.mixture_map import MixtureMap
+from skjko.transforms.whitening import Whitening
+
+_COLUMNS = (
+    ("block", 5),
+    ("step size", 9),
+    ("displacement", 12),
+    ("iterations", 10),
+    ("solver steps", 12),
+    ("solver error", 12),
+    ("score", 9),
+    ("gain", 8),
+)
 
 
 def summarize(density):
-    """Return a table of the blocks of a fitted `JKOFlowDensity`, one line each."""
-    scores = density.validation_scores_
-    d = density.n_features_in_
-    lines = [
-        f"{type(density).__name__}: {d} column{'s' * (d != 1)}, "
-        f"{density.n_blocks_} block{'s' * (density.n_blocks_ != 1)}, "
-        f"{density.n_iter_} iterations",
-        f"{'block':>5}  {'step size':>9}  {'movement':>8}  {'iterations':>10}  "
-        f"{'ODE steps':>9}  {'solver gap':>10}  {'validation NLL':>14}",
-    ]
-
-    def line(*cells):
-        widths = (5, 9, 8, 10, 9, 10, 14)
-        return "  ".join(
-            f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)
-        ).rstrip()
-
-    def nll(k):
-        return "" if scores is None else f"{-scores[k]:.4f}"
-
-    mixture = density.mixture_map_
-    start = "Gaussian" if mixture is None else f"{len(mixture.weights)} parts"
-    lines.append(line(0, start, "", "", "", "", nll(0)))
-    for k in range(density.n_blocks_):
-        h = density.step_sizes_[k]
-        lines.append(
-            line(
-                k + 1,
-                "free" if math.isinf(h) else f"{h:.3g}",
-                f"{density.movements_[k]:.3f}",
-                int(density.n_iter_per_block_[k]),
-                int(density.n_ode_steps_[k]),
-                f"{density.solver_gaps_[k, 0]:.1e}",
-                nll(k + 1),
-            )
-        )
+    """Return a description of a fitted density, a few lines of text."""
+    lines = [f"{type(density).__name__}: {_what(density)}."]
+    lines += [f"  {line}" for line in _why(density)]
+    if density.n_blocks_:
+        lines += ["", *_table(density)]
     rounds = [r for r in density.history_ if r.round != "grow"]
     lines += [
         f"round {r.round}: {'accepted' if r.accepted else 'rejected'}, "
-        f"{len(r.step_sizes)} blocks"
+        f"{_plural(len(r.step_sizes), 'block')}"
         for r in rounds
     ]
     return "\n".join(lines)
+
+
+def to_html(density, inner):
+    """Return HTML with the summary of a fitted density in front of the parameters."""
+    if not hasattr(density, "transforms_"):
+        return inner
+    return f"<pre>{html.escape(summarize(density))}</pre>{inner}"
+
+
+def _plural(n, noun):
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _what(density):
+    """What the density is."""
+    d, n = density.n_features_in_, density.n_blocks_
+    mixture, base = density.transforms_.find(MixtureMap), density.base_
+    flow = _plural(n, "flow block") if n else "no flow blocks"
+    if mixture is not None:
+        kind = f"mixture of {mixture.n_components_} Gaussians, {flow}"
+    elif base is not None:
+        kind = f"{flow}, mixture of {base.n_components_} Gaussians as the base"
+    else:
+        kind = flow if n else "Gaussian, no flow blocks"
+    return f"{kind}, {_plural(d, 'feature')}"
+
+
+def _why(density):
+    """Which transforms there are, and what selection preferred."""
+    names = density._table.names
+    for step in density.transforms_:
+        if isinstance(step, (Whitening, MixtureMap)):
+            continue
+        columns = getattr(step, "columns_", None)
+        where = "" if columns is None else f" of {_features(columns, names)}"
+        yield f"transform: {type(step).__name__}{where}"
+    support = density.support_
+    bounded = np.flatnonzero(np.isfinite(support.lower) | np.isfinite(support.upper))
+    for what, which in (
+        ("bounded", bounded),
+        ("discrete", support.grid.columns),
+        ("constant", support.grid.constant),
+    ):
+        if len(which):
+            yield f"{what}: {_features(which, names)}"
+    n_degenerate = density.transforms_.n_degenerate_
+    if n_degenerate:
+        yield f"{_plural(n_degenerate, 'degenerate direction')}, outside of the flow"
+    chosen = [c for c in density.selection_ if c.chosen]
+    others = [c for c in density.selection_ if not c.chosen]
+    if chosen and others:
+        best = max(others, key=lambda c: c.score)
+        yield (
+            f"selection: validation preferred the {_start(chosen[0], _kind(density))} "
+            f"to the {_start(best)} by {chosen[0].score - best.score:.3f} nats"
+        )
+    scores = density.validation_scores_
+    if scores is not None:
+        yield f"validation score: {scores[-1]:.4f} nats"
+
+
+def _kind(density):
+    """The fitted density in a word."""
+    if density.transforms_.find(MixtureMap) is not None:
+        return "mixture"
+    return "flow" if density.n_blocks_ else "Gaussian"
+
+
+def _start(candidate, what=None):
+    """A candidate in words."""
+    what = what or ("mixture" if candidate.start == "mixture" else "flow")
+    maps = "" if candidate.transforms == "none" else f" behind {candidate.transforms}"
+    return what + maps
+
+
+def _features(columns, names, most=6):
+    columns = list(columns)
+    told = [str(j) if names is None else repr(names[j]) for j in columns[:most]]
+    more = f" and {len(columns) - most} more" if len(columns) > most else ""
+    return f"{'feature' if len(columns) == 1 else 'features'} {', '.join(told)}{more}"
+
+
+def _table(density):
+    """Lines of a table of the blocks."""
+
+    def line(*cells):
+        pairs = zip(cells, _COLUMNS, strict=True)
+        return "  ".join(f"{cell:>{width}}" for cell, (_, width) in pairs).rstrip()
+
+    scores = density.validation_scores_
+    yield line(*(name for name, _ in _COLUMNS))
+    first = "" if scores is None else f"{scores[0]:.4f}"
+    yield line(0, "", "", "", "", "", first, "")
+    for k in range(density.n_blocks_):
+        h = density.step_sizes_[k]
+        has_scores = scores is not None
+        yield line(
+            k + 1,
+            "free" if math.isinf(h) else f"{h:.3g}",
+            f"{density.movements_[k]:.3f}",
+            int(density.n_iter_per_block_[k]),
+            int(density.n_ode_steps_[k]),
+            f"{density.solver_errors_[k, 0]:.1e}",
+            f"{scores[k + 1]:.4f}" if has_scores else "",
+            f"{scores[k + 1] - scores[k]:.4f}" if has_scores else "",
+        )
+    if density.base_ is not None and scores is not None:
+        gain = f"{scores[-1] - scores[-2]:.4f}"
+        yield line("base", "", "", "", "", "", f"{scores[-1]:.4f}", gain)

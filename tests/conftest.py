@@ -6,10 +6,9 @@ import os
 
 from hypothesis import settings
 
-# Side by side, processes of several threads each would wait for each other. Set before
+# Processes of several threads each, side by side, would wait for each other. Set before
 # anything starts a pool of threads, and for the processes that tests start.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No test depends on how long anything takes.
 settings.register_profile("untimed", deadline=None)

@@ -8,16 +8,17 @@ import random
 import numpy as np
 import torch
 
-from skjko import JKOFlowDensity
+from skjko import JKOFlowDensity, MLPField, RungeKutta
 
 QUICK = {
     "max_blocks": 2,
-    "hidden_layer_sizes": (8, 8),
+    "field": MLPField((8, 8)),
     "max_iter": 10,
     "learning_rate_init": 0.03,
-    "n_ode_steps": 1,
+    "solver": RungeKutta(n_steps=1),
     # What is tested is the flow, unless it is the mixture in front of it.
-    "mixture_map": None,
+    "init": "gaussian",
+    "transforms": None,
     "random_state": 0,
 }
 

@@ -1,7 +1,7 @@
-"""The layers of the library, read from its import statements.
+"""The layers of the library, read from its source.
 
-`skjko/flow` is the engine: torch only. The top level is the face: it speaks
-scikit-learn and solves no ODE. A module imports only from floors below its own.
+`skjko/flow` is the engine: torch only. Imports go one way, from the estimators down to
+the engine.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -10,73 +10,28 @@ import ast
 import subprocess
 import sys
 import tomllib
+import traceback
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import skjko
 
 ROOT = Path(__file__).parents[1]
 
-# Modules of one floor do not know each other, so imports cannot form a cycle.
-FLOORS = {
-    "skjko.datasets.base": 0,
-    "skjko.datasets.planar": 1,
-    "skjko.datasets.tables": 1,
-    "skjko.calibration": 0,
-    "skjko.columns": 0,
-    "skjko.container": 0,
-    "skjko.explanation": 0,
-    "skjko.chunks": 1,
-    "skjko.lattice": 2,
-    "skjko.metrics": 0,
-    "skjko.mixture": 0,
-    "skjko.growth": 1,
-    "skjko.rosenblatt": 1,
-    "skjko.marginals": 2,
-    "skjko.radial": 0,
-    "skjko.preprocessing": 3,
-    "skjko.splitting": 2,
-    "skjko.support": 3,
-    "skjko.table": 2,
-    "skjko.flow.activations": 0,
-    "skjko.flow.devices": 0,
-    "skjko.flow.divergence": 1,
-    "skjko.flow.dynamics": 1,
-    "skjko.flow.history": 0,
-    "skjko.flow.objective": 0,
-    "skjko.flow.optimizers": 0,
-    "skjko.flow.pace": 0,
-    "skjko.flow.rows": 1,
-    "skjko.flow.spill": 0,
-    "skjko.flow.schedule": 0,
-    "skjko.flow.threads": 0,
-    "skjko.flow.fields": 2,
-    "skjko.flow.ode": 1,
-    "skjko.flow.accuracy": 2,
-    "skjko.flow.flow": 2,
-    "skjko.flow.description": 3,
-    "skjko.flow.fold": 3,
-    "skjko.flow.journal": 3,
-    "skjko.flow.training": 3,
-    "skjko.flow.stage": 4,
-    "skjko.flow.scheme": 5,
-    "skjko.summary": 0,
-    "skjko.version": 0,
-    "skjko.model": 4,
-    "skjko.parameters": 4,
-    "skjko.shelf": 4,
-    "skjko.trials": 4,
-    "skjko.start": 5,
-    "skjko.fitting": 6,
-    "skjko.checkpoint": 7,
-    "skjko.persistence": 7,
-    "skjko.settings": 7,
-    "skjko.density": 8,
-    "skjko.outlier_persistence": 9,
-    "skjko.smoothing": 9,
-    "skjko.outlier": 10,
+# What the modules of a package may import; those of the top level may import all.
+MAY_IMPORT = {
+    "flow": {"flow"},
+    "data": {"data", "flow", "typing"},
+    "transforms": {"transforms", "data", "flow", "typing"},
+    "datasets": {"datasets", "typing"},
+    "metrics": {"metrics", "typing"},
 }
+MAX_LINES = 500
+PACKAGE = str(ROOT / "skjko")
 
 
 def name_of(path):
@@ -86,12 +41,10 @@ def name_of(path):
 
 
 PATHS = {name_of(path): path for path in sorted((ROOT / "skjko").rglob("*.py"))}
-# The front doors of the packages stand outside the house: they may import every floor,
-# and no module may import them.
-FRONTS = {name for name, path in PATHS.items() if path.name == "__init__.py"}
-MODULES = sorted(PATHS.keys() - FRONTS)
+# Packages export names for users; modules import from the module that defines a name.
+PACKAGES = {name for name, path in PATHS.items() if path.name == "__init__.py"}
+MODULES = sorted(PATHS.keys() - PACKAGES)
 ENGINE = [name for name in PATHS if f"{name}.".startswith("skjko.flow.")]
-FACE = [name for name in PATHS if name not in ENGINE]
 
 
 def walk_on_import(node):
@@ -126,7 +79,7 @@ def imported(source, package, on_import_only=False, modules=PATHS):
 
 
 def imports_of(name, **kwargs):
-    package = name if name in FRONTS else name.rpartition(".")[0]
+    package = name if name in PACKAGES else name.rpartition(".")[0]
     return imported(PATHS[name].read_text(encoding="utf-8"), package, **kwargs)
 
 
@@ -159,36 +112,75 @@ def test_all_imports_includes_those_in_functions():
     assert imported("def f():\n    import a", "p.q") == {"a"}
 
 
+def own_imports(name):
+    """Return the modules of the library that a module imports."""
+    return {m for m in imports_of(name) if roots({m}) == {"skjko"}}
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_module_imports_only_from_floors_below(name):
-    assert name in FLOORS, (
-        f"{name} has no floor. Give it one in FLOORS in {Path(__file__).name}, above "
-        "every module that it imports and below every module that imports it."
-    )
-    for target in sorted(imports_of(name)):
-        if target.partition(".")[0] != "skjko":
-            continue
-        assert target not in FRONTS, (
-            f"{name} imports from the package {target}. Import from the module that "
-            "defines the name."
-        )
-        assert target in FLOORS, f"{name} imports {target}, which has no floor."
-        assert FLOORS[target] < FLOORS[name], (
-            f"{name} (floor {FLOORS[name]}) imports {target} (floor {FLOORS[target]}). "
-            "A module imports only from floors below its own."
-        )
+def test_module_imports_only_from_layers_below(name):
+    package = name.split(".")[1] if name.count(".") > 1 else None
+    for target in own_imports(name):
+        assert target in MODULES, f"{name} imports from the package {target}"
+        if package in MAY_IMPORT:
+            assert target.split(".")[1] in MAY_IMPORT[package], (name, target)
+
+
+def test_imports_have_no_cycle():
+    TopologicalSorter({name: own_imports(name) for name in MODULES}).prepare()
 
 
 @pytest.mark.parametrize("name", ENGINE)
-def test_engine_knows_neither_scikit_learn_nor_the_face(name):
-    imports = imports_of(name)
-    assert "sklearn" not in roots(imports)
-    assert imports.isdisjoint(FACE)
+def test_engine_does_not_know_scikit_learn(name):
+    assert "sklearn" not in roots(imports_of(name))
 
 
-@pytest.mark.parametrize("name", FACE)
-def test_face_solves_no_ode(name):
+@pytest.mark.parametrize("name", [name for name in PATHS if name not in ENGINE])
+def test_only_the_engine_solves_odes(name):
     assert "torchdiffeq" not in roots(imports_of(name))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_module_is_short(name):
+    assert len(PATHS[name].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def private_access(source):
+    """Return the private names that a module takes from others.
+
+    Those of `self` and `cls` are its own, and so are those that it defines or sets.
+    """
+    tree = ast.parse(source)
+    own = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    own |= {n.attr for n in nodes if isinstance(n.ctx, ast.Store)}
+    imported = {
+        alias.name
+        for n in ast.walk(tree)
+        if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("skjko")
+        for alias in n.names
+    }
+    taken = {n.attr for n in nodes if ast.unparse(n.value) not in ("self", "cls")}
+    return {name for name in (taken - own) | imported if is_private(name)}
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+# Of torch and scikit-learn, which have no public ones for these.
+FOREIGN = ("_foreach_", "_get_param_names")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_module_leaves_private_attributes_of_others_alone(name):
+    taken = private_access(PATHS[name].read_text(encoding="utf-8"))
+    assert {name for name in taken if not name.startswith(FOREIGN)} == set()
+
+
+def test_private_access_is_found():
+    source = "class A:\n    def f(self, x):\n        self._a = x._b\n        x._a"
+    assert private_access(source) == {"_b"}
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -220,3 +212,22 @@ def test_version_is_the_same_everywhere():
     with open(ROOT / "pyproject.toml", "rb") as file:
         project = tomllib.load(file)["project"]
     assert skjko.__version__ == project["version"]
+
+
+def test_few_calls_in_few_modules_from_fit_to_the_gradient(monkeypatch):
+    paths, backward = [], torch.Tensor.backward
+
+    def recorded(tensor, *args, **kwargs):
+        stack = traceback.extract_stack()
+        paths.append([f.filename for f in stack if f.filename.startswith(PACKAGE)])
+        return backward(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", recorded)
+    density = skjko.JKOFlowDensity(
+        init="gaussian", transforms=None, max_iter=4, random_state=0
+    )
+    density.fit(np.random.RandomState(0).exponential(size=(1000, 2)))
+    # The last block of training: those of selection are one call deeper.
+    path = paths[-1]
+    assert len(path) - 1 <= 7
+    assert len(set(path)) <= 4

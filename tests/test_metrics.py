@@ -25,6 +25,7 @@ from skjko.metrics import (
     mmd_test,
     round_trip_error,
     sliced_wasserstein,
+    two_samples,
 )
 
 TWO_SAMPLES = [mmd, mmd_test, sliced_wasserstein]
@@ -108,7 +109,7 @@ def test_blocks_change_nothing(monkeypatch, block_size):
 
     in_one_block = values()
     assert_allclose(in_one_block[:2], direct_mmd(X, Y, 0.8), rtol=1e-12)
-    monkeypatch.setattr(metrics, "_BLOCK_SIZE", block_size)
+    monkeypatch.setattr(two_samples, "_BLOCK_SIZE", block_size)
     assert_allclose(values(), in_one_block, rtol=1e-12)
 
 
@@ -148,11 +149,13 @@ def test_median_bandwidth_is_a_tenth_of_the_median_distance():
 def test_median_bandwidth_of_many_rows():
     # In one dimension |x - y| of two normal draws has median sqrt(2) 0.6745.
     X = gaussians(6001, 1)
-    bandwidth = metrics._resolve_bandwidth("median", X)
+    bandwidth = two_samples._resolve_bandwidth("median", X)
     assert_allclose(bandwidth, 0.1 * np.sqrt(2) * stats.norm.ppf(0.75), rtol=0.04)
     # The test would not be exact if the rows' order or labels mattered.
     shuffled = np.random.RandomState(1).permutation(X)
-    assert_allclose(metrics._resolve_bandwidth("median", shuffled), bandwidth, 1e-14)
+    assert_allclose(
+        two_samples._resolve_bandwidth("median", shuffled), bandwidth, 1e-14
+    )
 
 
 def test_ten_thousand_rows_fit_in_memory():
@@ -379,7 +382,7 @@ def test_sliced_wasserstein_is_a_distance_of_distributions(pair, n_copies):
 
 @given(n=st.integers(1, 60), m=st.integers(1, 60))
 def test_common_pieces(n, m):
-    in_X, in_Y, lengths = metrics._common_pieces(n, m)
+    in_X, in_Y, lengths = two_samples._common_pieces(n, m)
     assert len(lengths) == n + m - np.gcd(n, m)
     assert_allclose(np.bincount(in_X, lengths), np.full(n, 1 / n))
     assert_allclose(np.bincount(in_Y, lengths), np.full(m, 1 / m))
@@ -413,13 +416,13 @@ def test_kl_divergence_where_q_has_no_mass():
 @pytest.mark.parametrize(
     "log_p, log_q, message",
     [
-        ([0.0, np.nan], [0, 0], "log_p must be log-densities.* NaN in 1 rows and"),
-        ([0, 0], [np.nan, np.inf], "log_q .* NaN in 1 rows and \\+inf in 1 rows"),
-        ([0, np.inf], [0, 0], "log_p .* \\+inf in 1 rows instead"),
-        ([0, -np.inf], [0, 0], "log_p must be finite .* -inf in 1 rows instead"),
+        ([0.0, np.nan], [0, 0], "log_p must be log-densities.* NaN in 1 samples and"),
+        ([0, 0], [np.nan, np.inf], "log_q .* NaN in 1 samples and \\+inf in 1 samples"),
+        ([0, np.inf], [0, 0], "log_p .* \\+inf in 1 samples instead"),
+        ([0, -np.inf], [0, 0], "log_p must be finite .* -inf in 1 samples instead"),
         ([0, -np.inf], [0, -np.inf], "log_p must be finite"),
-        ([0, 0], [0, 0, 0], "log_q must score the same rows .* has 2\\. Got 3"),
-        ([[0], [0]], [0, 0], r"log_p must be one log-density a row.* \(2, 1\)"),
+        ([0, 0], [0, 0, 0], "log_q must score the same samples .* has 2\\. Got 3"),
+        ([[0], [0]], [0, 0], r"log_p must be one log-density for each .* \(2, 1\)"),
         ([0], [0], "a minimum of 2 is required"),
         (["a", "b"], [0, 0], "could not convert string"),
     ],
@@ -469,7 +472,7 @@ def test_bad_generalization_gap():
     X = [[0.0], [1.0]]
     with pytest.raises(ValueError, match="The scores of X_val must be log-densities"):
         generalization_gap(Scorer(), X, [[0], [np.nan]])
-    with pytest.raises(ValueError, match=r"scores of X_train .* \+inf in 1 rows"):
+    with pytest.raises(ValueError, match=r"scores of X_train .* \+inf in 1 samples"):
         generalization_gap(Scorer(), [[0], [np.inf]], X)
     with pytest.raises(ValueError, match="a minimum of 2 is required"):
         generalization_gap(Scorer(), X, X[:1])

@@ -15,7 +15,7 @@ from helpers import process_state
 from joblib import Parallel, delayed
 from sklearn.model_selection import GridSearchCV
 
-from skjko import JKOFlowDensity, JKOFlowOutlierDetector
+from skjko import JKOFlowDensity, JKOFlowOutlierDetector, MLPField, RungeKutta
 from skjko.datasets import moons
 
 X = moons().sample(120, random_state=0)
@@ -24,18 +24,21 @@ X = moons().sample(120, random_state=0)
 # mode, of which torch has one level for all of its threads.
 WAYS = {
     "closed form": {},
-    "one layer": {"hidden_layer_sizes": (8,)},
-    "hutchinson": {"divergence": "hutchinson"},
-    "finite differences": {"divergence": "finite_difference"},
+    "one layer": {"field": MLPField((8,))},
+    "hutchinson": {"solver": RungeKutta(n_steps=1, divergence="hutchinson")},
+    "finite differences": {
+        "solver": RungeKutta(n_steps=1, divergence="finite_difference")
+    },
 }
 
 
 def quick(**parameters):
     settings = {
         "max_blocks": 2,
-        "hidden_layer_sizes": (8, 8),
+        "init": "gaussian",
+        "field": MLPField((8, 8)),
         "max_iter": 5,
-        "n_ode_steps": 1,
+        "solver": RungeKutta(n_steps=1),
         "learning_rate_init": 0.05,
         "early_stopping": False,
         "random_state": 0,
@@ -46,10 +49,7 @@ def quick(**parameters):
 
 def detector():
     return JKOFlowOutlierDetector(
-        hidden_layer_sizes=(8, 8),
-        max_iter=5,
-        calibration_fraction=0.25,
-        random_state=0,
+        density=quick(max_blocks=1), calibration_fraction=0.25, random_state=0
     )
 
 
@@ -100,7 +100,7 @@ def test_fits_under_joblib_are_those_without_it(backend):
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_grid_search_is_the_same(backend):
-    grid = {"max_blocks": [0, 1], "hidden_layer_sizes": [(8,)]}
+    grid = {"max_blocks": [0, 1], "field__hidden_layer_sizes": [(8,)]}
     serial = GridSearchCV(quick(), grid, cv=2).fit(X)
     before = process_state()
     with joblib.parallel_config(backend):
@@ -137,7 +137,7 @@ def test_threads_that_fit_do_not_disturb_each_other(way):
 
 
 @pytest.mark.usefixtures("often_switching")
-@pytest.mark.parametrize("way", ["closed form", "one layer", "bounds and a lattice"])
+@pytest.mark.parametrize("way", ["closed form", "one layer", "bounds and a grid"])
 def test_threads_that_use_one_model_get_the_same_answers(way):
     rows, parameters = X, WAYS.get(way)
     if parameters is None:
@@ -209,7 +209,7 @@ def run_script(body, **environment):
 import multiprocessing, os, sys, threading, warnings
 import numpy as np
 import torch
-from skjko import JKOFlowDensity
+from skjko import JKOFlowDensity, MLPField
 warnings.simplefilter("ignore", DeprecationWarning)
 context = multiprocessing.get_context("fork")
 def in_child(function, *args):
@@ -225,9 +225,14 @@ def in_child(function, *args):
     child.join()
     return result
 X = np.random.RandomState(0).standard_normal((700, 2))
-def quick(**parameters):
+def quick(sizes):
     return JKOFlowDensity(
-        max_blocks=1, max_iter=2, early_stopping=False, random_state=0, **parameters
+        init="gaussian",
+        field=MLPField(sizes),
+        max_blocks=1,
+        max_iter=2,
+        early_stopping=False,
+        random_state=0,
     )
 """
     done = subprocess.run(
@@ -246,11 +251,11 @@ def test_a_forked_process_does_not_wait_for_threads_it_lost(tmp_path):
     run_script(
         """
 torch.set_num_threads(2)
-density = quick(hidden_layer_sizes=(64, 64)).fit(X)
+density = quick((64, 64)).fit(X)
 path = os.environ["MODEL"]
 density.save(path)
 def use():
-    again = quick(hidden_layer_sizes=(64, 64)).fit(X)
+    again = quick((64, 64)).fit(X)
     *_, staged = density.staged_score_samples(X)
     return {
         "scores": density.score_samples(X),
@@ -277,7 +282,7 @@ def test_a_fork_waits_for_derivatives_under_way():
     """Or the child would wait for a thread that it does not have."""
     run_script(
         """
-density = quick(hidden_layer_sizes=(8, 8, 8)).fit(X)
+density = quick((8, 8, 8)).fit(X)
 expected = density.score_samples(X[:10])
 stop = threading.Event()
 def work():

@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from engine import block, generator, samples, small_field
 from sklearn.exceptions import ConvergenceWarning
 
-from skjko import JKOFlowDensity
+from skjko import JKOFlowDensity, JKOSchedule, MLPField
 from skjko.datasets import moons
-from skjko.flow import training
-from skjko.flow.fields import MLPField
-from skjko.flow.rows import Rows
-from skjko.flow.training import BlockTrainer, Options
+from skjko.flow.block_training import BlockTrainer
+from skjko.flow.training_config import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +22,10 @@ def X():
 def quick(**parameters):
     settings = {
         "max_blocks": 3,
-        "hidden_layer_sizes": (16, 16),
+        "field": MLPField((16, 16)),
         "max_iter": 40,
-        "mixture_map": None,
+        "init": "gaussian",
+        "transforms": None,
         "random_state": 0,
         **parameters,
     }
@@ -38,16 +38,19 @@ def assert_usable(density, X):
     np.testing.assert_allclose(
         density.inverse_transform(density.transform(X[:50])), X[:50], rtol=1e-6
     )
-    for block in density.flow_.blocks:
-        assert all(torch.isfinite(p).all() for p in block.parameters())
+    assert all(torch.isfinite(p).all() for p in density.flow_.parameters())
 
 
-def trainer(x, **options):
-    rows = Rows(x, torch.ones(len(x)))
-    field = MLPField(2, (16, 16), "tanh", generator=torch.Generator().manual_seed(0))
-    options = Options(max_iter=100, batch_size=200, **options)
-    generator = torch.Generator().manual_seed(1)
-    return BlockTrainer([field], [rows], 1.0, options, [generator])
+def trainer(X):
+    x = torch.tensor(X, dtype=torch.float32)
+    config = TrainingConfig(max_iter=100, batch_size=200)
+    start = block(small_field(2, generator()))
+    return BlockTrainer(start, samples(x), config, generator(1))
+
+
+def train(one, n_iter):
+    for _ in range(n_iter):
+        one.step(one.n_iter / 100, 1 / 100)
 
 
 def poisoned(monkeypatch, when, poison):
@@ -65,18 +68,17 @@ def poisoned(monkeypatch, when, poison):
     "poison", [lambda v: v * math.nan, lambda v: v * math.inf, lambda v: v + 1e4]
 )
 def test_an_iteration_that_explodes_is_undone(monkeypatch, X, poison):
-    x = torch.tensor(X, dtype=torch.float32)
     poisoned(monkeypatch, lambda i: i == 47, poison)
-    one = trainer(x)
-    one.advance(40)
-    kept = [p.clone() for p in one.averages[0].parameters()]
-    one.advance(8)
+    one = trainer(X)
+    train(one, 40)
+    kept = [p.clone() for p in one.average.parameters()]
+    train(one, 8)
     # Back at the weights of iteration 40, and on from there at half the rate.
-    for before, after in zip(kept, one.averages[0].parameters(), strict=True):
+    for before, after in zip(kept, one.average.parameters(), strict=True):
         torch.testing.assert_close(before, after, rtol=0, atol=0)
     assert one.n_rollbacks == 1
-    assert not one.broken
-    one.advance(52)
+    assert not one.failed
+    train(one, 52)
     assert len(one.losses) == one.n_iter == 100
     assert np.isfinite(one.losses).all()
     assert np.mean(one.losses[-10:]) < np.mean(one.losses[:10])
@@ -84,12 +86,12 @@ def test_an_iteration_that_explodes_is_undone(monkeypatch, X, poison):
 
 def test_a_block_that_explodes_for_ever_is_given_up(monkeypatch, X):
     poisoned(monkeypatch, lambda i: i >= 30, lambda v: v * math.nan)
-    one = trainer(torch.tensor(X, dtype=torch.float32))
-    one.advance(100)
-    assert one.broken
+    one = trainer(X)
+    train(one, 100)
+    assert one.failed
     assert one.n_iter == 100
     assert np.isfinite(one.losses).all()
-    assert all(torch.isfinite(p).all() for p in one.averages[0].parameters())
+    assert all(torch.isfinite(p).all() for p in one.average.parameters())
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
@@ -126,7 +128,7 @@ def interrupted(monkeypatch, after):
             raise KeyboardInterrupt
         return original(self, batch)
 
-    monkeypatch.setattr(training.BlockTrainer, "loss", loss)
+    monkeypatch.setattr(BlockTrainer, "loss", loss)
 
 
 @pytest.mark.parametrize("after, n_finished", [(0, 0), (39, 0), (40, 1), (90, 2)])
@@ -147,8 +149,9 @@ def test_ctrl_c_keeps_the_finished_blocks(
 def test_ctrl_c_in_a_later_round_keeps_the_flow_before_it(monkeypatch, X):
     parent = quick(max_blocks=1, early_stopping=False).fit(X)
     interrupted(monkeypatch, 60)
+    schedule = JKOSchedule(n_refinements=1)
     with pytest.warns(ConvergenceWarning, match="has the 1 flow blocks"):
-        density = quick(max_blocks=1, n_refinements=1, early_stopping=False).fit(X)
+        density = quick(max_blocks=1, schedule=schedule, early_stopping=False).fit(X)
     np.testing.assert_array_equal(density.movements_, parent.movements_)
     assert [r.accepted for r in density.history_] == [True, False]
     assert_usable(density, X)

@@ -1,4 +1,4 @@
-"""Rows that are too many: chunks, files in place of memory, and what a fit may take."""
+"""Many samples: chunks, files in place of memory, and what a fit may take."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -16,13 +16,12 @@ import sklearn
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from skjko import JKOFlowDensity, chunks, fitting, splitting
-from skjko.columns import choose_marginal_map
-from skjko.flow import spill, training
-from skjko.flow.rows import Rows
-from skjko.lattice import Lattice
-from skjko.preprocessing import GaussianWhitening, Preprocessing
-from skjko.support import Support
+from skjko import JKOFlowDensity, JKOSchedule, MLPField
+from skjko.data import chunks, splits
+from skjko.flow import samples, spill
+from skjko.transforms import Asinh, Bounds, Chain, Whitening
+from skjko.transforms.base import Transform
+from skjko.transforms.discrete import DiscreteGrid
 
 MIB = 2**20
 # Less than the smallest of tables needs.
@@ -43,10 +42,11 @@ def table(n=1500, seed=0):
 def quick(**parameters):
     defaults = {
         "max_blocks": 2,
-        "hidden_layer_sizes": (8, 8),
+        "field": MLPField((8, 8)),
         "max_iter": 20,
         "bounds": {3: (0, None)},
-        "mixture_map": None,
+        "init": "gaussian",
+        "transforms": [Asinh()],
         "random_state": 0,
     }
     return JKOFlowDensity(**{**defaults, **parameters})
@@ -104,9 +104,13 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(monkeypatch):
 
 @pytest.mark.parametrize(
     "parameters",
-    [{}, {"early_stopping": False}, {"n_refinements": 1, "max_iter": 10}],
+    [
+        {},
+        {"early_stopping": False},
+        {"schedule": JKOSchedule(n_refinements=1), "max_iter": 10},
+    ],
 )
-def test_rows_on_disk_train_the_same_model(parameters, spilled):
+def test_samples_on_disk_train_the_same_model(parameters, spilled):
     X, weight = table(), np.random.RandomState(1).randint(3, size=1500)
     expected = quick(**parameters).fit(X, sample_weight=weight)
     assert not spilled
@@ -134,69 +138,68 @@ def test_a_fit_goes_on_with_rows_on_disk(spilled):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_is_taken_of_rows_on_disk_goes_to_the_device():
-    rows = Rows(torch.ones(9, 2), torch.ones(9), torch.ones(9, 1), torch.device("meta"))
-    taken = rows.take(torch.tensor([1, 2]))
-    for tensor in (taken.x, taken.weight, taken.context, rows.some(3).x):
+def test_what_is_taken_of_samples_on_disk_goes_to_the_device():
+    ones, meta = torch.ones(9, 2), torch.device("meta")
+    on_disk = samples.Samples(ones, torch.ones(9), torch.ones(9, 1), meta)
+    taken = on_disk.take(torch.tensor([1, 2]))
+    for tensor in (taken.x, taken.weight, taken.context, on_disk.some(3).x):
         assert tensor.device.type == "meta"
-    assert rows.x.device.type == "cpu"
+    assert on_disk.x.device.type == "cpu"
 
 
 # --------------------------------------------------------------------- many chunks
 
 
-def test_the_gaussian_of_many_chunks_is_that_of_one(monkeypatch):
+def test_transforms_of_many_chunks_are_those_of_one(monkeypatch):
     X, weight = table(), np.random.RandomState(1).uniform(size=1500)
-    support = Support(
-        Lattice.none(5), np.r_[[-np.inf] * 3, 0, -np.inf], np.full(5, np.inf)
-    )
-    one = Preprocessing(support).fit(X, weight, choose_marginal_map)
+    bounds = Bounds(np.r_[[-np.inf] * 3, 0, -np.inf], np.full(5, np.inf))
+    one = Chain([bounds, Asinh(), Whitening()]).fit(X, weight)
     monkeypatch.setattr(chunks, "CHUNK_VALUES", 1000)
-    many = Preprocessing(support).fit(X, weight, choose_marginal_map)
-    assert many.n_flat_ == one.n_flat_
-    for name, part in one.gaussian_.parts.items():
-        np.testing.assert_allclose(
-            many.gaussian_.parts[name], part, rtol=1e-9, atol=1e-12, err_msg=name
-        )
-    np.testing.assert_allclose(many.forward(X)[0], one.forward(X)[0], atol=1e-9)
+    many = Chain([bounds, Asinh(), Whitening()]).fit(X, weight)
+    assert many.n_degenerate_ == one.n_degenerate_ == 1
+    for a, b in zip(many.forward(X), one.forward(X), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
 
 
-class Counted:
-    """A map that does nothing but count the rows it maps."""
+class Counted(Transform):
+    """A map that does nothing but count the samples it maps."""
 
-    def __init__(self):
-        self.n_mapped = 0
+    n_mapped = 0
+    is_identity_ = False
+
+    def fit(self, X, sample_weight=None):
+        self.n_features_in_ = X.shape[1]
+        return self
 
     def forward(self, X):
         self.n_mapped += len(X)
         return X.copy(), np.zeros(len(X))
 
 
-def test_every_row_is_mapped_once_for_the_gaussian(small_chunks):
-    # Through the mixtures of single columns that took most of a fit to many rows.
-    marginal = Counted()
-    support = Support(Lattice.none(5), np.full(5, -np.inf), np.full(5, np.inf))
-    block_0 = Preprocessing(support).fit(table(), None, lambda *_: marginal)
-    assert marginal.n_mapped == 1500
-    np.testing.assert_allclose(block_0.gaussian_.mean_, table().mean(axis=0))
+def test_every_sample_is_mapped_once_for_the_whitening(small_chunks):
+    # Through the mixtures of single features that took most of a fit to many samples.
+    counted, whitening = Counted(), Whitening()
+    Chain([counted, whitening]).fit_forward(table())
+    assert counted.n_mapped == 1500
+    np.testing.assert_allclose(whitening.mean_, table().mean(axis=0))
 
 
-def test_a_column_may_be_constant_in_the_first_chunk(small_chunks):
+def test_a_feature_may_be_constant_in_the_first_chunk(small_chunks):
     x = np.r_[np.zeros(1500), np.tile([1.0, -1.0], 750)]
-    whitening = GaussianWhitening().fit(np.column_stack([x, x + 5]))
+    whitening = Whitening().fit(np.column_stack([x, x + 5]))
     np.testing.assert_allclose(whitening.scale_, np.sqrt(0.5), rtol=1e-12)
 
 
 @pytest.mark.parametrize("d", [2, 7, 40])
 def test_shrinkage_is_that_of_scikit_learn(d, small_chunks):
-    X = np.random.RandomState(d).standard_normal((700, d)).cumsum(axis=1)
+    X = np.random.RandomState(d).standard_normal((700, d))
     X = (X - X.mean(axis=0)) / X.std(axis=0)
     expected = ledoit_wolf_shrinkage(X, assume_centered=True)
     assert 0 < expected < 1
-    assert GaussianWhitening().fit(X).shrinkage_ == pytest.approx(expected, rel=1e-9)
+    assert Whitening().fit(X).shrinkage_ == pytest.approx(expected, rel=1e-9)
 
 
-def test_lattices_of_many_chunks_are_those_of_one(monkeypatch):
+def test_grids_of_many_chunks_are_those_of_one(monkeypatch):
     rng = np.random.RandomState(0)
     X = np.column_stack(
         [
@@ -209,17 +212,17 @@ def test_lattices_of_many_chunks_are_those_of_one(monkeypatch):
         ]
     ).astype(np.float32)
     is_integer = np.array([True, False, False, False, False])
-    one = Lattice.detect(X, is_integer, is_integer)
-    noise = one.spread(X, np.random.RandomState(3))
+    one = DiscreteGrid.detect(X, is_integer, is_integer)
+    noise = one.dequantize(X, np.random.RandomState(3))
     monkeypatch.setattr(chunks, "CHUNK_VALUES", 100)
-    many = Lattice.detect(X, is_integer, is_integer)
+    many = DiscreteGrid.detect(X, is_integer, is_integer)
     np.testing.assert_array_equal(many.step, one.step)
     np.testing.assert_array_equal(many.step, [1, 0.1, 0, np.inf, 0])
     np.testing.assert_array_equal(many.start, one.start)
-    np.testing.assert_array_equal(many.spread(X, np.random.RandomState(3)), noise)
+    np.testing.assert_array_equal(many.dequantize(X, np.random.RandomState(3)), noise)
     # The place of what is off, far behind the first chunk.
     X[1234, 0] += 0.5
-    assert Lattice.given(X, np.array([1.0, 0, 0, 0, 0]))[1] == (1234, 0)
+    assert DiscreteGrid.given(X, np.array([1.0, 0, 0, 0, 0]))[1] == (1234, 0)
     with pytest.raises(ValueError, match="row 1234 has"):
         quick(discrete={0: 1}, bounds=None).fit(X)
 
@@ -235,25 +238,24 @@ def test_values_outside_of_bounds_are_found_in_every_chunk(small_chunks):
 def test_fingerprints_know_values_not_types_and_chunks(dtype, monkeypatch):
     X = np.random.RandomState(0).randint(50, size=(500, 4)).astype(dtype)
     weight = np.ones(500)
-    one = fitting.fingerprint(X.astype(float), weight, None)
+    one = chunks.fingerprint(X.astype(float), weight, None)
     monkeypatch.setattr(chunks, "CHUNK_VALUES", 100)
-    assert fitting.fingerprint(X, np.broadcast_to(1.0, 500), None) == one
+    assert chunks.fingerprint(X, np.broadcast_to(1.0, 500), None) == one
     X[499, 3] += 1
-    assert fitting.fingerprint(X, weight, None) != one
+    assert chunks.fingerprint(X, weight, None) != one
 
 
 def test_many_rows_are_split_in_their_order(monkeypatch):
     X, weight = np.arange(4000.0).reshape(-1, 2), np.arange(2000.0)
 
     def split():
-        return splitting.held_out_splits(
-            X, weight, None, 0.1, np.random.RandomState(0)
-        )[0]
+        rng = np.random.RandomState(0)
+        return splits.train_validation_splits(X, weight, None, 0.1, rng)[0]
 
-    (_, held_out) = split()
+    (_, validation) = split()
     monkeypatch.setattr(chunks, "CHUNK_VALUES", 1000)
     (train, same) = split()
-    np.testing.assert_array_equal(same[0], held_out[0])
+    np.testing.assert_array_equal(same[0], validation[0])
     assert (np.diff(train[0][:, 0]) > 0).all()
     np.testing.assert_array_equal(train[0][:, 0], 2 * train[1])
     np.testing.assert_array_equal(same[0][:, 0], 2 * same[1])
@@ -262,25 +264,19 @@ def test_many_rows_are_split_in_their_order(monkeypatch):
 
 
 def test_draws_from_many_rows_take_none_twice(monkeypatch):
-    monkeypatch.setattr(splitting, "_MAX_SHUFFLED", 1000)
+    monkeypatch.setattr(splits, "_MAX_SHUFFLED", 1000)
     for n in (1000, 1001):
-        drawn = splitting.draw(n, 500, np.random.RandomState(0))
+        drawn = splits.draw(n, 500, np.random.RandomState(0))
         assert len(np.unique(drawn)) == 500
         assert drawn.max() < n
         assert abs(drawn.mean() - n / 2) < 5 * n / np.sqrt(12 * 500)
 
 
 def test_batches_of_many_rows_come_from_all(monkeypatch):
-    monkeypatch.setattr(training, "_MAX_SHUFFLED", 100)
-    rows = Rows(torch.arange(101.0)[:, None], torch.ones(101))
-    trainer = training.BlockTrainer(
-        [torch.nn.Linear(1, 1)],
-        [rows],
-        1.0,
-        training.Options(batch_size=20),
-        [torch.Generator().manual_seed(0)],
-    )
-    seen = torch.cat([trainer._next_batch().x for _ in range(100)]).ravel().int()
+    monkeypatch.setattr(samples, "_MAX_SHUFFLED", 100)
+    all_samples = samples.Samples(torch.arange(101.0)[:, None], torch.ones(101))
+    batches = all_samples.minibatches(20, torch.Generator().manual_seed(0))
+    seen = torch.cat([next(batches).x for _ in range(100)]).ravel().int()
     counts = torch.bincount(seen, minlength=101)
     assert len(seen) == 2000
     # Poisson, about 20 each.
@@ -355,7 +351,7 @@ def test_temporaries_stay_within_the_working_memory(n, d, dtype, max_blocks):
     X = X.astype(dtype)
     density = JKOFlowDensity(
         max_blocks=max_blocks,
-        hidden_layer_sizes=(4, 4),
+        field=MLPField((4, 4)),
         max_iter=2,
         early_stopping=False,
         discrete=None,
@@ -397,14 +393,14 @@ def test_flows_see_chunks_within_the_working_memory(fitted, monkeypatch):
 LARGE = """
     import resource, sys
     import numpy as np, sklearn, torch
-    from skjko import JKOFlowDensity
+    from skjko import JKOFlowDensity, MLPField
 
     torch.set_num_threads(1)
     density = JKOFlowDensity(
         max_blocks=2,
         max_iter=30,
-        hidden_layer_sizes=(16, 16),
-        mixture_map=MIXTURE,
+        field=MLPField((16, 16)),
+        init=INIT,
         random_state=0,
     )
 
@@ -439,7 +435,7 @@ LARGE = """
 
 @pytest.fixture(scope="module")
 def large_file(tmp_path_factory):
-    """300 MB of rows."""
+    """300 MB of samples."""
     path = tmp_path_factory.mktemp("large") / "X.npy"
     n, d, at_once = 2_500_000, 30, 100_000
     X = np.lib.format.open_memmap(path, "w+", np.float32, (n, d))
@@ -458,8 +454,8 @@ def large_file(tmp_path_factory):
 @pytest.mark.parametrize("read, trains", [("X", True), ("np.array(X)", False)])
 def test_a_file_larger_than_the_memory_trains(large_file, read, trains):
     script = textwrap.dedent(LARGE).replace("READ", read)
-    # A mixture takes no more memory, but its map of all rows much more time.
-    script = script.replace("MIXTURE", os.environ.get("SKJKO_MIXTURE", "None"))
+    # A mixture takes no more memory, but its map of all samples much more time.
+    script = script.replace("INIT", repr(os.environ.get("SKJKO_INIT", "gaussian")))
     limit = str(200 * MIB)
     run = subprocess.run(
         [sys.executable, "-c", script, str(large_file), limit],

@@ -5,19 +5,18 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from skjko import JKOFlowDensity
-from skjko.columns import Bounds
-from skjko.lattice import Lattice
-from skjko.table import Table
+from skjko import JKOFlowDensity, MLPField, RungeKutta
+from skjko.data.frames import Table
+from skjko.transforms.discrete import DiscreteGrid
 
 
 def quick(**parameters):
     """An estimator that trains in well under a second."""
     settings = {
         "max_blocks": 1,
-        "hidden_layer_sizes": (8, 8),
+        "field": MLPField((8, 8)),
         "max_iter": 8,
-        "n_ode_steps": 1,
+        "solver": RungeKutta(n_steps=1),
         "early_stopping": False,
         "random_state": 0,
         **parameters,
@@ -70,7 +69,7 @@ def test_samples_have_the_form_of_the_table(frame, fitted, tmp_path):
         assert 0 <= values["byte"].min() <= values["byte"].max() <= 8
         assert (np.abs(values["single"]) < 6).all()
         assert (values["same"] == 7).all()
-        # Not only near the lattice: the very numbers of the data.
+        # Not only near the grid: the very numbers of the data.
         assert np.isin(values["price"], np.round(np.arange(1, 3.01, 0.1), 1)).all()
     np.testing.assert_array_equal(
         np.asarray(loaded.score_samples(frame)), fitted.score_samples(frame)
@@ -78,7 +77,7 @@ def test_samples_have_the_form_of_the_table(frame, fitted, tmp_path):
 
 
 def test_steps_are_found(fitted):
-    step = dict(zip(mixed(), fitted.support_.lattice.step, strict=True))
+    step = dict(zip(mixed(), fitted.support_.grid.step, strict=True))
     expected = {
         "real": 0,
         "single": 0,
@@ -132,10 +131,10 @@ def test_memory_maps(tmp_path):
 @pytest.mark.parametrize("dtype", ["int64", "uint64", "int8", "bool", "float32"])
 def test_values_fit_their_type(dtype):
     table = Table.of(np.zeros((1, 1), dtype))
-    lattice = Lattice(np.zeros(1), np.ones(1))
+    grid = DiscreteGrid(np.zeros(1), np.ones(1))
     low, high = np.array([-np.inf]), np.array([np.inf])
     rows = np.array([[-1e300], [0.0], [1e300]])
-    sample = table.rebuild(len(rows), [(slice(None), rows)], lattice, low, high)
+    sample = table.rebuild(len(rows), [(slice(None), rows)], grid, low, high)
     assert sample.dtype == dtype
     assert sample[0, 0] <= 0 <= sample[2, 0]
     assert sample[1, 0] == 0
@@ -144,13 +143,13 @@ def test_values_fit_their_type(dtype):
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "float16", "int32"])
 @pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (-200, 150)])
-def test_values_at_the_end_of_their_type_are_on_the_lattice(dtype, bounds):
+def test_values_at_the_end_of_their_type_are_on_the_grid(dtype, bounds):
     table = Table.of(np.zeros((1, 1), dtype))
     step = 7.0 if dtype == "int8" else 48.0
     low, high = (np.array([float(bound)]) for bound in bounds)
     rows = np.array([[-1e300], [step], [1e300]])
-    lattice = Lattice(np.zeros(1), np.array([step]))
-    sample = table.rebuild(len(rows), [(slice(None), rows)], lattice, low, high)
+    grid = DiscreteGrid(np.zeros(1), np.array([step]))
+    sample = table.rebuild(len(rows), [(slice(None), rows)], grid, low, high)
     values = sample[:, 0].astype(object)
     assert [int(value) % int(step) for value in values] == [0, 0, 0]
     assert bounds[0] <= values[0] <= values[1] == step < values[2] <= bounds[1]
@@ -160,8 +159,9 @@ def test_values_at_the_end_of_their_type_are_on_the_lattice(dtype, bounds):
 def test_bounds_are_open_in_every_type(dtype):
     table = Table.of(np.zeros((1, 1), dtype))
     low, high = np.array([0.1]), np.array([0.7])
-    rows = Bounds(low, high).clip(np.array([[-9.0], [0.1], [0.7], [9.0]]))
-    sample = table.rebuild(len(rows), [(slice(None), rows)], Lattice.none(1), low, high)
+    rows = np.array([[-9.0], [0.1], [0.7], [9.0]])
+    grid = DiscreteGrid.none(1)
+    sample = table.rebuild(len(rows), [(slice(None), rows)], grid, low, high)
     assert sample.dtype == dtype
     assert (sample.astype(float) > 0.1).all()
     assert (sample.astype(float) < 0.7).all()

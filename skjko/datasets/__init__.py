@@ -6,13 +6,14 @@ held-out samples is minus the entropy up to Monte Carlo error: the best that any
 density estimator can hope for.
 
 The planar ones are drawings in two dimensions. The others are tables with any number
-of columns, each with one difficulty of real tables: clusters, heavy tails, a spread
-that changes from row to row, skewed columns, or few degrees of freedom.
+of features, each with one difficulty of real tables: clusters, heavy tails, a spread
+that changes from sample to sample, skewed features, or few degrees of freedom.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 from skjko.datasets.base import Distribution
+from skjko.datasets.copulas import skewed_copula
 from skjko.datasets.planar import (
     checkerboard,
     eight_gaussians,
@@ -27,7 +28,6 @@ from skjko.datasets.tables import (
     funnel,
     heavy_tails,
     noisy_manifold,
-    skewed_copula,
 )
 
 __all__ = [

@@ -3,12 +3,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Rational, Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array, check_random_state, gen_batches
+
+from skjko.typing import Floats, Seed
 
 # Elements in one block of the (rows, terms) table of a mixture: half a megabyte, so
 # that the successive in-place passes over a block stay within the processor's cache.
@@ -20,7 +25,15 @@ BLOCK_SIZE = 2**16
 SPACING = 1.25
 
 
-def check_number(value, name, caller, kind, low, high=np.inf, closed="neither"):
+def check_number(
+    value: Any,
+    name: str,
+    caller: str,
+    kind: Any,
+    low: float,
+    high: float = np.inf,
+    closed: str = "neither",
+) -> Any:
     """Return `value` if it is of `kind` and in the interval, else raise ValueError."""
     left, right = closed in ("left", "both"), closed in ("right", "both")
     if (
@@ -30,11 +43,15 @@ def check_number(value, name, caller, kind, low, high=np.inf, closed="neither"):
         and (value <= high if right else value < high)
     ):
         return value
-    noun = {Integral: "an int", Rational: "an int or Fraction", Real: "a float"}[kind]
+    nouns: dict[type, str] = {
+        Integral: "an int",
+        Rational: "an int or Fraction",
+        Real: "a float",
+    }
     interval = f"{'[' if left else '('}{low}, {high}{']' if right else ')'}"
     raise ValueError(
-        f"The {name!r} parameter of {caller} must be {noun} in the range {interval}. "
-        f"Got {value!r} instead."
+        f"The {name!r} parameter of {caller} must be {nouns[kind]} in the range "
+        f"{interval}. Got {value!r} instead."
     )
 
 
@@ -62,26 +79,28 @@ class Distribution(ABC):
     name: str
     n_features: int
 
-    # How many intermediate float64 numbers `_log_density` holds for each row.
-    _n_terms = 1
-
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Return a short description."""
         return f"<Distribution {self.name!r}, n_features={self.n_features}>"
 
+    @property
+    def _n_terms(self) -> int:
+        """Intermediate float64 numbers that `_log_density` holds for each sample."""
+        return 1
+
     @abstractmethod
-    def _sample(self, n_samples, rng):
+    def _sample(self, n_samples: int, rng: np.random.RandomState) -> Floats:
         """Draw an array of shape (n_samples, n_features) with a RandomState."""
 
     @abstractmethod
-    def _log_density(self, X):
-        """Return the log-density of a small validated block of rows, shape (n,)."""
+    def _log_density(self, X: Floats) -> Floats:
+        """Return the log-density of a small validated block of samples, shape (n,)."""
 
-    def _exact_entropy(self):
+    def _exact_entropy(self) -> float | None:
         """Return the entropy where it has a closed form, else None."""
         return None
 
-    def sample(self, n_samples=1, random_state=None):
+    def sample(self, n_samples: int = 1, random_state: Seed = None) -> Floats:
         """Draw independent samples.
 
         Parameters
@@ -107,8 +126,8 @@ class Distribution(ABC):
         check_number(n_samples, "n_samples", caller, Integral, 1, closed="left")
         return self._sample(int(n_samples), check_random_state(random_state))
 
-    def score_samples(self, X):
-        """Compute the exact log-density at each row.
+    def score_samples(self, X: ArrayLike) -> Floats:
+        """Compute the exact log-density at each sample.
 
         Parameters
         ----------
@@ -137,7 +156,7 @@ class Distribution(ABC):
             log_density[rows] = self._log_density(X[rows])
         return log_density
 
-    def score(self, X):
+    def score(self, X: ArrayLike) -> float:
         """Compute the mean log-density.
 
         Parameters
@@ -159,7 +178,9 @@ class Distribution(ABC):
         """
         return float(self.score_samples(X).mean())
 
-    def entropy(self, n_samples=100_000, random_state=0):
+    def entropy(
+        self, n_samples: int = 100_000, random_state: Seed = 0
+    ) -> tuple[float, float]:
         """Compute the differential entropy, by Monte Carlo where it has no closed form.
 
         Parameters
@@ -193,7 +214,7 @@ class Distribution(ABC):
         return -float(log_density.mean()), float(standard_error)
 
 
-def logsumexp_rows(terms):
+def logsumexp_rows(terms: Floats) -> Floats:
     """Return log(sum(exp(terms), axis=1)), overwriting `terms`."""
     largest = terms.max(axis=1)
     # A point so far away that every squared distance overflows has density zero.
@@ -204,14 +225,16 @@ def logsumexp_rows(terms):
         return largest + np.log(terms.sum(axis=1))
 
 
-def frozen(values):
+def frozen(values: ArrayLike) -> Floats:
     """Return a read-only float64 copy."""
     values = np.array(values, dtype=np.float64)
     values.flags.writeable = False
     return values
 
 
-def along_curve(curve, start, stop, spacing):
+def along_curve(
+    curve: Callable[[Floats], Floats], start: float, stop: float, spacing: float
+) -> Floats:
     """Place points at equal arc length along a curve.
 
     Parameters
@@ -253,43 +276,40 @@ class IsotropicMixture(Distribution):
     """
 
     name: str
-    centers: np.ndarray
-    sigmas: np.ndarray
-    weights: np.ndarray = 1.0
+    centers: Floats
+    sigmas: Floats
+    weights: Floats = field(default_factory=lambda: frozen(1.0))
+    n_features: int = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n_components = len(self.centers)
         weights = np.broadcast_to(self.weights, n_components)
         sigmas = np.broadcast_to(self.sigmas, n_components)
         object.__setattr__(self, "centers", frozen(self.centers))
         object.__setattr__(self, "sigmas", frozen(sigmas))
         object.__setattr__(self, "weights", frozen(weights / weights.sum()))
+        object.__setattr__(self, "n_features", self.centers.shape[1])
 
     @property
-    def n_features(self):
-        """Number of dimensions of the sample space."""
-        return self.centers.shape[1]
-
-    @property
-    def _n_terms(self):
+    def _n_terms(self) -> int:
         return self.centers.shape[0]
 
     @cached_property
-    def _log_peaks(self):
+    def _log_peaks(self) -> Floats:
         """Log of each weighted component's density at its own center."""
         log_volume = np.log(2 * np.pi) / 2 + np.log(self.sigmas)
         return frozen(np.log(self.weights) - self.n_features * log_volume)
 
     @cached_property
-    def _half_precisions(self):
+    def _half_precisions(self) -> Floats:
         return frozen(0.5 / self.sigmas**2)
 
-    def _sample(self, n_samples, rng):
+    def _sample(self, n_samples: int, rng: np.random.RandomState) -> Floats:
         component = rng.choice(self._n_terms, size=n_samples, p=self.weights)
         noise = rng.standard_normal((n_samples, self.n_features))
         return self.centers[component] + self.sigmas[component, None] * noise
 
-    def _log_density(self, X):
+    def _log_density(self, X: Floats) -> Floats:
         # Differences are squared as they are: expanding |x - c|^2 into products would
         # be faster but cancels badly where sigma is small beside |x|.
         terms = np.zeros((X.shape[0], self._n_terms))

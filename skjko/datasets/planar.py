@@ -7,6 +7,7 @@ from fractions import Fraction
 from numbers import Integral, Rational, Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import i0e
 
 from skjko.datasets.base import (
@@ -18,6 +19,7 @@ from skjko.datasets.base import (
     frozen,
     logsumexp_rows,
 )
+from skjko.typing import Floats
 
 __all__ = [
     "checkerboard",
@@ -35,25 +37,25 @@ class _Rings(Distribution):
     """Equal mixture of circles about the origin, each blurred by the same Gaussian."""
 
     name: str
-    radii: np.ndarray
+    radii: Floats
     sigma: float
 
     n_features = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "radii", frozen(self.radii))
 
     @property
-    def _n_terms(self):
+    def _n_terms(self) -> int:
         return len(self.radii)
 
-    def _sample(self, n_samples, rng):
+    def _sample(self, n_samples: int, rng: np.random.RandomState) -> Floats:
         radius = rng.choice(self.radii, size=n_samples)
         angle = rng.uniform(0.0, 2 * np.pi, size=n_samples)
         noise = self.sigma * rng.standard_normal((n_samples, 2))
         return radius[:, None] * _directions(angle) + noise
 
-    def _log_density(self, X):
+    def _log_density(self, X: Floats) -> Floats:
         # Averaging a Gaussian over the circle's angle leaves the Bessel function
         # I0(r R / sigma^2). Its scaled form i0e keeps that from overflowing and turns
         # the exponent into (r - R)^2; unlike `ive` it takes arguments of any size.
@@ -77,17 +79,17 @@ class _Checkerboard(Distribution):
     n_features = 2
 
     @property
-    def _log_area(self):
+    def _log_area(self) -> float:
         n_dark = (self.n_cells**2 + 1) // 2
         return float(np.log(n_dark) + 2 * np.log(self.cell_size))
 
-    def _sample(self, n_samples, rng):
+    def _sample(self, n_samples: int, rng: np.random.RandomState) -> Floats:
         dark = np.argwhere(np.indices([self.n_cells] * 2).sum(axis=0) % 2 == 0)
         cell = dark[rng.randint(len(dark), size=n_samples)]
         position = rng.uniform(size=(n_samples, 2))
         return self.cell_size * (cell + position - self.n_cells / 2)
 
-    def _log_density(self, X):
+    def _log_density(self, X: Floats) -> Floats:
         # Clipping keeps points far outside from overflowing; -1 and n_cells are
         # still outside.
         cell = np.floor(X / self.cell_size + self.n_cells / 2)
@@ -96,16 +98,16 @@ class _Checkerboard(Distribution):
         dark = cell.sum(axis=1) % 2 == 0
         return np.where(inside & dark, -self._log_area, -np.inf)
 
-    def _exact_entropy(self):
+    def _exact_entropy(self) -> float:
         return self._log_area
 
 
-def _directions(angle):
+def _directions(angle: Floats) -> Floats:
     """Return the unit vectors of some angles, shape (n, 2)."""
     return np.column_stack([np.cos(angle), np.sin(angle)])
 
 
-def _rotated_copies(points, n_copies):
+def _rotated_copies(points: Floats, n_copies: int) -> Floats:
     """Return `n_copies` of points of shape (n, 2), spread over the full turn."""
     angle = 2 * np.pi * np.arange(n_copies) / n_copies
     # With u = (cos, sin) a rotation sends (x, y) to x u + y u', u' = (-sin, cos).
@@ -115,7 +117,13 @@ def _rotated_copies(points, n_copies):
     return copies.reshape(-1, 2)
 
 
-def rose(*, k=Fraction(5, 2), n_layers=2, radius=3.2, sigma=0.03):
+def rose(
+    *,
+    k: int | Fraction = Fraction(5, 2),
+    n_layers: int = 2,
+    radius: float = 3.2,
+    sigma: float = 0.03,
+) -> Distribution:
     """Make nested rose curves r = radius cos(k theta), drawn with a fine brush.
 
     The curves are rows of narrow isotropic Gaussians. Mass per unit of length is
@@ -158,17 +166,24 @@ def rose(*, k=Fraction(5, 2), n_layers=2, radius=3.2, sigma=0.03):
     layers = []
     for layer_radius in radius * np.arange(1, n_layers + 1) / n_layers:
 
-        def petal(theta, scale=layer_radius):
+        def petal(theta: Floats, scale: float = layer_radius) -> Floats:
             return scale * np.cos(float(k) * theta)[:, None] * _directions(theta)
 
         outline = along_curve(petal, -half_width, half_width, SPACING * sigma)
         layers.append(_rotated_copies(outline, n_petals))
     centers = np.concatenate(layers)
     weights = np.linalg.norm(centers, axis=1)
-    return IsotropicMixture("rose", centers, sigma, weights)
+    return IsotropicMixture("rose", centers, frozen(sigma), weights)
 
 
-def fractal_tree(*, depth=7, angle=0.46, shrink=0.77, taper=0.84, sigma=0.07):
+def fractal_tree(
+    *,
+    depth: int = 7,
+    angle: float = 0.46,
+    shrink: float = 0.77,
+    taper: float = 0.84,
+    sigma: float = 0.07,
+) -> Distribution:
     """Make a tree whose branches fork, shorten and thin out recursively.
 
     Each branch is a row of isotropic Gaussians whose width decreases steadily from
@@ -213,7 +228,7 @@ def fractal_tree(*, depth=7, angle=0.46, shrink=0.77, taper=0.84, sigma=0.07):
     # The left child turns less and grows longer than the right one.
     turns = angle * np.array([0.9, -1.1])
     ratios = shrink * np.array([1.04, 0.96])
-    centers, sigmas, weights = [], [], []
+    parts = []
     feet, headings, lengths = np.zeros((1, 2)), np.array([np.pi / 2]), np.array([1.4])
     for _ in range(depth + 1):
         tips = feet + lengths[:, None] * _directions(headings)
@@ -221,19 +236,20 @@ def fractal_tree(*, depth=7, angle=0.46, shrink=0.77, taper=0.84, sigma=0.07):
             n_points = int(np.ceil(length / (SPACING * taper * sigma)))
             t = (np.arange(n_points) + 0.5) / n_points
             width = sigma * (1 - (1 - taper) * t)
-            centers.append(foot + t[:, None] * (tip - foot))
-            sigmas.append(width)
-            weights.append(width * length / n_points)
+            center = foot + t[:, None] * (tip - foot)
+            parts.append((center, width, width * length / n_points))
         feet = np.repeat(tips, 2, axis=0)
         headings = (headings[:, None] + turns).ravel()
         lengths = (lengths[:, None] * ratios).ravel()
         sigma *= taper
-    centers, sigmas, weights = map(np.concatenate, (centers, sigmas, weights))
+    centers, sigmas, weights = map(np.concatenate, zip(*parts, strict=True))
     centers -= np.average(centers, axis=0, weights=weights)
     return IsotropicMixture("fractal_tree", centers, sigmas, weights)
 
 
-def spirals(*, n_arms=2, n_turns=1.5, radius=3.2, sigma=0.1):
+def spirals(
+    *, n_arms: int = 2, n_turns: float = 1.5, radius: float = 3.2, sigma: float = 0.1
+) -> Distribution:
     """Make spiral arms that wind out from the origin at a constant pitch.
 
     Parameters
@@ -263,14 +279,14 @@ def spirals(*, n_arms=2, n_turns=1.5, radius=3.2, sigma=0.1):
     check_number(radius, "radius", "spirals", Real, 0)
     check_number(sigma, "sigma", "spirals", Real, 0)
 
-    def arm(t):
+    def arm(t: Floats) -> Floats:
         return radius * t[:, None] * _directions(2 * np.pi * n_turns * t)
 
     centers = _rotated_copies(along_curve(arm, 0.0, 1.0, SPACING * sigma), n_arms)
-    return IsotropicMixture("spirals", centers, sigma)
+    return IsotropicMixture("spirals", centers, frozen(sigma))
 
 
-def moons(*, radius=2.0, sigma=0.1):
+def moons(*, radius: float = 2.0, sigma: float = 0.1) -> Distribution:
     """Make two interleaved half circles.
 
     Parameters
@@ -294,14 +310,16 @@ def moons(*, radius=2.0, sigma=0.1):
     check_number(radius, "radius", "moons", Real, 0)
     check_number(sigma, "sigma", "moons", Real, 0)
 
-    def upper(t):
+    def upper(t: Floats) -> Floats:
         return radius * (_directions(t) - [0.5, 0.25])
 
     centers = _rotated_copies(along_curve(upper, 0.0, np.pi, SPACING * sigma), 2)
-    return IsotropicMixture("moons", centers, sigma)
+    return IsotropicMixture("moons", centers, frozen(sigma))
 
 
-def rings(*, radii=(0.75, 1.5, 2.25, 3.0), sigma=0.08):
+def rings(
+    *, radii: ArrayLike = (0.75, 1.5, 2.25, 3.0), sigma: float = 0.08
+) -> Distribution:
     """Make concentric circles, equally likely, blurred by an isotropic Gaussian.
 
     Parameters
@@ -342,7 +360,7 @@ def rings(*, radii=(0.75, 1.5, 2.25, 3.0), sigma=0.08):
     return _Rings("rings", values, float(sigma))
 
 
-def eight_gaussians(*, radius=2.8, sigma=0.35):
+def eight_gaussians(*, radius: float = 2.8, sigma: float = 0.35) -> Distribution:
     """Make eight equal isotropic Gaussians on a circle.
 
     Parameters
@@ -366,10 +384,10 @@ def eight_gaussians(*, radius=2.8, sigma=0.35):
     check_number(radius, "radius", "eight_gaussians", Real, 0)
     check_number(sigma, "sigma", "eight_gaussians", Real, 0)
     centers = _rotated_copies(np.array([[radius, 0.0]]), 8)
-    return IsotropicMixture("eight_gaussians", centers, sigma)
+    return IsotropicMixture("eight_gaussians", centers, frozen(sigma))
 
 
-def checkerboard(*, n_cells=4, cell_size=2.0):
+def checkerboard(*, n_cells: int = 4, cell_size: float = 2.0) -> Distribution:
     """Make a uniform distribution on the dark cells of a board.
 
     Parameters

@@ -8,11 +8,17 @@ Estimates serve training alone: scores are exact always.
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
 from torch.func import jvp, vmap
 
 from skjko.flow import threads
+
+Velocity: TypeAlias = Callable[[Tensor], Tensor]
+Estimate: TypeAlias = Callable[[Velocity, Tensor], tuple[Tensor, Tensor]]
 
 
 def exact(velocity, x):

@@ -1,13 +1,14 @@
 """Integration of dx/dt = f(t, x) together with the log-determinant of its flow map.
 
-Every solver takes `dynamics`, a callable `(t, x) -> (velocity, divergence)`, and steps
-every row by itself, so that a row's result does not depend on its neighbours.
+Every solver takes `dynamics`, a callable `(t, x) -> (velocity, divergence)`. On fixed
+grids every sample is solved by itself: its result does not depend on its batch.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -16,9 +17,11 @@ from torchdiffeq import odeint
 
 from skjko.flow import threads
 
+Dynamics: TypeAlias = Callable[[float, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
 
 class Solution(NamedTuple):
-    """Positions y, log|det dy/dx| and, where asked for, the row-wise error estimate."""
+    """Positions y, log|det dy/dx| and perhaps an error estimate of every sample."""
 
     y: torch.Tensor
     log_det: torch.Tensor
@@ -46,34 +49,31 @@ def integrate(dynamics, x, grid, with_error=False):
     Parameters
     ----------
     dynamics : callable
-        `(t, x) -> (velocity, divergence)`. If it has a true attribute `records`, its
-        `record` and `pull` give the gradients (as in `skjko.flow.fields`) with respect
-        to x and to its `tensors`; else torch does.
+        `(t, x) -> (velocity, divergence)`. If it has a true attribute `has_vjp`, its
+        `forward` and `vjp` give the gradients (as in `skjko.flow.dynamics`) with
+        respect to x and to its `tensors`; else torch does.
     x : Tensor of shape (n, d)
         Positions at `grid[0]`.
     grid : sequence of float
         Times, increasing or decreasing.
     with_error : bool
-        Also estimate every row's error from the third-order solution embedded in the
-        classic method through the next step's first stage, h/6 (k4 - k1_next): absolute
-        value for the log-determinant plus the square for positions, summed over steps.
-        Costs one more evaluation for the whole solve. It regularises training; it is
-        blind to the time dependence of a field and no substitute for a finer grid.
+        Also estimate every sample's error from the third-order solution embedded in
+        the classic method through the next step's first stage, h/6 (k4 - k1_next): the
+        absolute value for the log-determinant plus the square for positions, summed
+        over steps. One more evaluation for the whole solve. It regularizes training; it
+        does not see a field's dependence on time, and does not replace a finer grid.
 
     Returns
     -------
     Solution
     """
-    if _wants_gradients(dynamics, x):
-        return Solution(
-            *_Recorded.apply(x, dynamics, grid, with_error, *dynamics.tensors)
-        )
+    if _needs_gradients(dynamics, x):
+        return Solution(*_Solve.apply(x, dynamics, grid, with_error, *dynamics.tensors))
     return _runge_kutta(dynamics, x, grid, with_error)
 
 
-def _wants_gradients(dynamics, x):
-    """Whether a solve is to be recorded: not if it only scores."""
-    if not (torch.is_grad_enabled() and getattr(dynamics, "records", False)):
+def _needs_gradients(dynamics, x):
+    if not (torch.is_grad_enabled() and getattr(dynamics, "has_vjp", False)):
         return False
     return any(tensor.requires_grad for tensor in (x, *dynamics.tensors))
 
@@ -93,24 +93,20 @@ def _runge_kutta(dynamics, x, grid, with_error):
     return Solution(x, log_det, error if with_error else None)
 
 
-class _Recorded(torch.autograd.Function):
-    """The same solve of dynamics that record, with its gradient written by hand.
-
-    An evaluation is many operations on few numbers, and to write down a graph of them
-    costs more than to do them.
-    """
+class _Solve(torch.autograd.Function):
+    """A solve whose gradient is written by hand, evaluation by evaluation."""
 
     @staticmethod
     def forward(ctx, x, dynamics, grid, with_error, *tensors):
         ctx.dynamics, ctx.grid, ctx.stages = dynamics, grid, []
 
         def evaluate(t, x):
-            ctx.stages.append(dynamics.record(t, x))
+            ctx.stages.append(dynamics.forward(t, x))
             return ctx.stages[-1][:2]
 
         y, *rest = _runge_kutta(evaluate, x, grid, with_error)
-        # The stages hold y: without a copy nothing of the solve would be freed before
-        # Python looks for cycles.
+        # The stages hold y: without a copy, memory is freed only by Python's collector
+        # of cycles.
         return y.clone(), *rest
 
     @staticmethod
@@ -118,42 +114,42 @@ class _Recorded(torch.autograd.Function):
     def backward(ctx, *g_solution):
         dynamics = ctx.dynamics
         grads = [torch.zeros_like(tensor) for tensor in dynamics.tensors]
-        g_x = _pull_back(dynamics, ctx.stages, ctx.grid, *g_solution, grads)
+        g_x = _solve_vjp(dynamics, ctx.stages, ctx.grid, *g_solution, grads)
         return g_x, None, None, None, *grads
 
 
-def _pull_back(dynamics, stages, grid, g_x, g_log_det, g_error, grads):
-    """Gradient of a solve with respect to where it started; adds to `grads`.
+def _solve_vjp(dynamics, stages, grid, g_x, g_log_det, g_error, grads):
+    """Gradient of a solve with respect to its start; adds to `grads`.
 
     The stages are the method's, four a step, and the one after the last step that the
     error estimate needs.
     """
 
-    def pull(i, g_v, g_div):
-        return dynamics.pull(stages[i][2], g_v, g_div, grads)
+    def vjp(i, g_velocity, g_divergence):
+        return dynamics.vjp(stages[i][2], g_velocity, g_divergence, grads)
 
     lengths = [t_next - t for t, t_next in pairwise(grid)]
-    # What the error estimate wants of the fourth stage of every step; of the stage
-    # after it, it wants the opposite.
-    slips = []
+    # Gradients of the error estimate with respect to the fourth stage of every step;
+    # those with respect to the stage after it are the opposite.
+    of_error = []
     for i, h in enumerate(lengths if g_error is not None else ()):
         (k4, div4, _), (k1, div1, _) = stages[4 * i + 3 : 4 * i + 5]
-        g_v = (k4 - k1) * (g_error * (2 * (h / 6) ** 2))[..., None]
-        slips.append((g_v, (div4 - div1).sign() * g_error * abs(h / 6)))
-    if slips:
-        g_x = g_x + pull(4 * len(lengths), -slips[-1][0], -slips[-1][1])
+        g_velocity = (k4 - k1) * (g_error * (2 * (h / 6) ** 2))[:, None]
+        of_error.append((g_velocity, (div4 - div1).sign() * g_error * abs(h / 6)))
+    if of_error:
+        g_x = g_x + vjp(4 * len(lengths), -of_error[-1][0], -of_error[-1][1])
     for i, h in reversed(list(enumerate(lengths))):
         g_v, g_div = (h / 6) * g_x, (h / 6) * g_log_det
         g_v4, g_div4 = g_v, g_div
-        if slips:
-            g_v4, g_div4 = g_v + slips[i][0], g_div + slips[i][1]
-        p4 = pull(4 * i + 3, g_v4, g_div4)
-        p3 = pull(4 * i + 2, torch.add(2 * g_v, p4, alpha=h), 2 * g_div)
-        p2 = pull(4 * i + 1, torch.add(2 * g_v, p3, alpha=h / 2), 2 * g_div)
+        if of_error:
+            g_v4, g_div4 = g_v + of_error[i][0], g_div + of_error[i][1]
+        p4 = vjp(4 * i + 3, g_v4, g_div4)
+        p3 = vjp(4 * i + 2, torch.add(2 * g_v, p4, alpha=h), 2 * g_div)
+        p2 = vjp(4 * i + 1, torch.add(2 * g_v, p3, alpha=h / 2), 2 * g_div)
         g_v1, g_div1 = torch.add(g_v, p2, alpha=h / 2), g_div
-        if slips and i > 0:
-            g_v1, g_div1 = g_v1 - slips[i - 1][0], g_div - slips[i - 1][1]
-        p1 = pull(4 * i, g_v1, g_div1)
+        if of_error and i > 0:
+            g_v1, g_div1 = g_v1 - of_error[i - 1][0], g_div - of_error[i - 1][1]
+        p1 = vjp(4 * i, g_v1, g_div1)
         g_x = g_x + p1 + p2 + p3 + p4
     return g_x
 
@@ -161,11 +157,10 @@ def _pull_back(dynamics, stages, grid, g_x, g_log_det, g_error, grads):
 def invert(dynamics, y, grid, tol=1e-11):
     """Positions x that :func:`integrate` maps to y on the same grid.
 
-    Integrating backwards alone would return only to solver order. Each step's discrete
-    map is inverted instead. The backward step B nearly is its inverse, so correcting x
-    by B(y) - B(step(x)) converges in a few iterations; rows where it does not are left
-    to Newton's method. A row stops by itself once its own residual is below `tol`
-    (relative to its size), whatever its neighbours do.
+    Integrating backwards returns to solver order only; here the discrete map of each
+    step is inverted. The backward step B is nearly its inverse, so that correcting x by
+    B(y) - B(step(x)) converges in a few iterations; Newton's method solves for samples
+    where it does not. Every sample stops by its own residual, relative to its size.
     """
     for t_next, t in pairwise(reversed(grid)):
         h = t_next - t
@@ -197,15 +192,17 @@ def _solve_step(step, back, y, tol, n_corrections=10, n_newton=15):
         else:
             with threads.forward_mode:
                 jacobian = vmap(jacfwd(lambda row: step(row[None])[0]))(x[rows])
-            x[rows] += torch.linalg.solve(jacobian, residual[moving])
+            change, info = torch.linalg.solve_ex(jacobian, residual[moving])
+            # Where the Jacobian is singular there is no Newton step.
+            x[rows] += torch.where((info == 0)[:, None], change, 0.0)
     return x
 
 
 def integrate_adaptive(dynamics, x, rtol=1e-8, atol=1e-8):
-    """Integrate over unit time with adaptive Dormand-Prince (torchdiffeq): the referee.
+    """Integrate over unit time with adaptive Dormand-Prince steps, by torchdiffeq.
 
-    Couples the rows of a batch through its step-size control, so it judges fixed grids
-    but never scores.
+    Its step-size control couples the samples of a batch: it checks scores, and never
+    computes them.
     """
 
     def joint(t, state):

@@ -1,0 +1,217 @@
+"""What happens during a fit: its tasks, and those who listen to them.
+
+A fit is a sequence of tasks, such as growing a mixture or training a block. Everything
+that takes long or reads the clock happens inside a task, and the result of a task
+depends on nothing but its key, its inputs and the clock. Listeners are told when tasks
+begin and end, and how they get on: the history, verbose output, the time limit and the
+checkpoint are listeners. One that knows the result of a task (the checkpoint) gives it
+when the task begins, and the task is not run.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a fit.
+
+    Attributes
+    ----------
+    key : str
+        Tells the task from all others of the fit, and seeds its random numbers.
+    share : float
+        Share of the time left that it may take, where there is a time limit.
+    info : dict
+        What is known of it when it begins, for listeners.
+    """
+
+    key: str
+    share: float = 1.0
+    info: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A report of a task: `kind` says of what, `values` are numbers by their names."""
+
+    task: Task
+    kind: str
+    values: dict
+
+
+class Listener:
+    """Base class of listeners; every method may be overridden."""
+
+    def on_begin(self, task):
+        """Return the result of a task that need not be run, or None."""
+
+    def on_event(self, event):
+        """Take note of an event within a task."""
+
+    def on_end(self, task, result, seconds):
+        """Take note of the result of a task, and of the seconds that it took."""
+
+    def progress(self):
+        """Return the share of the present task's budget that is used, from 0 to 1."""
+        return 0.0
+
+
+class Clock:
+    """Seconds spent on a fit, those of tasks that were not run again included."""
+
+    def __init__(self):
+        self._before = 0.0
+
+    def __call__(self):
+        """Return the time in seconds."""
+        return time.monotonic() + self._before
+
+    def add(self, seconds):
+        """Count seconds as if they were spent now."""
+        self._before += seconds
+
+
+class TimeLimit(Listener):
+    """Give every task its share of the time that is left.
+
+    Parameters
+    ----------
+    seconds : float
+        From now on.
+    clock : Clock
+    """
+
+    def __init__(self, seconds, clock):
+        self._clock, self._end = clock, clock() + seconds
+        self._begin, self._until = clock(), self._end
+
+    @property
+    def seconds_left(self):
+        """Seconds until the end of the fit."""
+        return max(self._end - self._clock(), 0.0)
+
+    def on_begin(self, task):
+        """Set the time until which the task should end."""
+        self._begin = self._clock()
+        self._until = self._begin + task.share * self.seconds_left
+
+    def progress(self):
+        """Return the share of the present task's time that is over."""
+        length = self._until - self._begin
+        return min((self._clock() - self._begin) / length, 1.0) if length > 0 else 1.0
+
+    @property
+    def seconds(self):
+        """Seconds that the present task has left."""
+        return max(self._until - self._clock(), 0.0)
+
+
+class Budget:
+    """What a running task may still do.
+
+    Parameters
+    ----------
+    run : Run
+    task : Task
+    """
+
+    def __init__(self, run, task):
+        self._run, self._task = run, task
+        self._begin, self._operations = run.clock(), 0.0
+
+    @property
+    def progress(self):
+        """Share of the task's time that is over; 0 where there is no limit."""
+        return max((one.progress() for one in self._run.listeners), default=0.0)
+
+    @property
+    def seconds(self):
+        """Seconds left for the task; infinite where there is no limit."""
+        limits = [o.seconds for o in self._run.listeners if isinstance(o, TimeLimit)]
+        return min(limits, default=math.inf)
+
+    def clock(self):
+        """Return the time in seconds."""
+        return self._run.clock()
+
+    def report(self, kind, **values):
+        """Tell the listeners of an event."""
+        self._run.report(self._task, kind, **values)
+
+
+@dataclass
+class Job:
+    """A running task: what it may do, its random numbers, and its result."""
+
+    budget: Budget
+    generator: torch.Generator
+    result: Any = None
+
+
+class Run:
+    """The tasks of one fit.
+
+    Parameters
+    ----------
+    seed : int
+        Of the random numbers of all tasks.
+    listeners : sequence of Listener
+    clock : Clock, optional
+    """
+
+    def __init__(self, seed, listeners=(), clock=None):
+        self.seed, self.listeners = seed, list(listeners)
+        self.clock = clock or Clock()
+
+    @contextmanager
+    def running(self, task: Task) -> Iterator[Job]:
+        """Run a task, or take its result from a listener that knows it.
+
+        Parameters
+        ----------
+        task : Task
+
+        Yields
+        ------
+        job : Job
+            If its `result` is None, what runs in the context has to set it. It may read
+            the clock, through the job's budget.
+        """
+        known = [one.on_begin(task) for one in self.listeners]
+        result, seconds = next((k for k in known if k is not None), (None, None))
+        job = Job(Budget(self, task), self.generator(task.key), result)
+        start = self.clock()
+        yield job
+        if seconds is None:
+            seconds = self.clock() - start
+        else:
+            self.clock.add(seconds)
+        for one in self.listeners:
+            one.on_end(task, job.result, seconds)
+
+    def do(self, task: Task, compute: Callable[[Budget, torch.Generator], Any]) -> Any:
+        """Run a task that a function `(budget, generator) -> result` computes."""
+        with self.running(task) as job:
+            if job.result is None:
+                job.result = compute(job.budget, job.generator)
+        return job.result
+
+    def report(self, task, kind, **values):
+        """Tell the listeners of an event of a task."""
+        for one in self.listeners:
+            one.on_event(Event(task, kind, values))
+
+    def generator(self, key):
+        """Return the source of a task's random numbers: a function of seed and key."""
+        digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -1,0 +1,3 @@
+"""Files and checkpoints."""
+
+# SPDX-License-Identifier: BSD-3-Clause

@@ -1,0 +1,291 @@
+"""What a fitted outlier detector says of samples: scores, p-values and reasons."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from skjko.base import CheckedInput
+from skjko.calibration import conformal_p_values, false_alarm_threshold
+from skjko.density import JKOFlowDensity
+from skjko.explanation import conditional_gains
+from skjko.typing import ArrayOrFrame, Floats, Seed
+
+RATE = Interval(Real, 0, 1, closed="neither")
+"""A rate, or a mass."""
+
+# Share of a threshold that is rounding.
+_ROUNDING = 1e-10
+
+
+class OutlierScores(CheckedInput):
+    """Methods of a fitted detector, around its density and its calibration scores."""
+
+    statistic: str
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    density_: JKOFlowDensity
+    offset_: float
+    typical_log_density_: float
+    calibration_scores_: Floats | None
+    _candidates: Floats
+    _returns_frame: bool
+
+    def _checked(self, X: ArrayLike, reset: bool = False, **kwargs: Any) -> Floats:
+        """Check samples, as float64."""
+        X = super()._checked(X, reset, **kwargs)
+        return np.asarray(X, dtype=np.float64)
+
+    def _validated(self, X: ArrayLike) -> Floats:
+        check_is_fitted(self)
+        return self._checked(X)
+
+    def _score(self, X: Floats) -> Floats:
+        """Score validated samples."""
+        log_density = self.density_.score_samples(X)
+        if self.statistic == "typicality":
+            return -np.abs(log_density - self.typical_log_density_)
+        return log_density
+
+    def _own_samples(self, n_samples: int, rng: np.random.RandomState) -> Floats:
+        Z = rng.standard_normal((n_samples, self.n_features_in_))
+        return self.density_.inverse_transform(Z)
+
+    def _level(self, mass: float, n_samples: int, rng: np.random.RandomState) -> float:
+        """Score above which a share `mass` of the model's samples lies."""
+        return float(
+            np.quantile(self._score(self._own_samples(n_samples, rng)), 1 - mass)
+        )
+
+    def score_samples(self, X: ArrayLike) -> Floats:
+        """Score samples: the higher, the more normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in the units of the data fitted.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+            With `statistic="likelihood"` the log-density in nats, per unit of the data;
+            with "typicality" minus its distance in nats to that of the model's samples.
+        """
+        return self._score(self._validated(X))
+
+    def decision_function(self, X: ArrayLike) -> Floats:
+        """Score samples so that outliers are negative.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in the units of the data fitted.
+
+        Returns
+        -------
+        decision : ndarray of shape (n_samples,)
+            `score_samples` less `offset_`, in nats.
+        """
+        decision = self.score_samples(X) - self.offset_
+        # The rounding of a score depends on its batch; the side of a sample at the
+        # threshold, which is the score of a sample, must not.
+        rounding = _ROUNDING * max(1.0, abs(self.offset_))
+        return np.where(np.abs(decision) <= rounding, 0.0, decision)
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int_]:
+        """Tell outliers from inliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in the units of the data fitted.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            -1 for outliers, +1 for inliers.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: ArrayLike) -> Floats:
+        """Compute the probability that a normal sample scores as low as these.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in the units of the data fitted.
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples,)
+            Split-conformal p-values, at least `1 / (n_calibration + 1)`. For a sample
+            that comes from where the calibration samples come from, p is at most a with
+            probability at most a, whatever the distribution and the model, if the
+            calibration samples are drawn anew. Calibration samples with outliers among
+            them make p-values too large, never too small.
+
+        Raises
+        ------
+        ValueError
+            If there are no calibration samples.
+
+        Notes
+        -----
+        Among many samples tested, hold the share of false alarms among the alarms down
+        with `scipy.stats.false_discovery_control`.
+        """
+        X = self._validated(X)
+        return conformal_p_values(self._score(X), self._calibrated())
+
+    def _calibrated(self) -> Floats:
+        if self.calibration_scores_ is None:
+            raise ValueError(
+                f"{type(self).__name__} has no calibration samples. Fit it with "
+                "calibration_fraction > 0 or X_calibration, or use from_density."
+            )
+        return self.calibration_scores_
+
+    def typicality(self, X: ArrayLike) -> Floats:
+        """Compute how near the log-densities of samples are to those of own samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in the units of the data fitted.
+
+        Returns
+        -------
+        typicality : ndarray of shape (n_samples,)
+            Minus the distance in nats to `typical_log_density_`; at most 0.
+        """
+        X = self._validated(X)
+        log_density = self.density_.score_samples(X)
+        return -np.abs(log_density - self.typical_log_density_)
+
+    def false_alarm_threshold(self, rate: float) -> float:
+        """Score below which the p-value is at most a rate.
+
+        Parameters
+        ----------
+        rate : float
+            Between 0 and 1.
+
+        Returns
+        -------
+        threshold : float
+            For `score_samples`. -inf if there are less than `1 / rate - 1` calibration
+            samples.
+
+        Raises
+        ------
+        ValueError
+            If there are no calibration samples, or the rate is out of its range.
+        """
+        check_is_fitted(self)
+        self._check_rate(rate, "rate", "false_alarm_threshold")
+        return false_alarm_threshold(self._calibrated(), rate)
+
+    def hdr_threshold(
+        self, mass: float = 0.95, n_samples: int = 10_000, random_state: Seed = 0
+    ) -> float:
+        """Score at the border of the highest-density region that holds a given mass.
+
+        Parameters
+        ----------
+        mass : float, default=0.95
+            Between 0 and 1.
+        n_samples : int, default=10_000
+            Samples of the model that the level is a quantile of.
+        random_state : int, RandomState instance or None, default=0
+            Source of the samples.
+
+        Returns
+        -------
+        threshold : float
+            For `score_samples`. A share `mass` of the model's own samples is above.
+            The model has the noise of its training in it, so of data like those it was
+            trained on, rather more are.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range.
+        """
+        check_is_fitted(self)
+        self._check_rate(mass, "mass", "hdr_threshold")
+        self._check_count(n_samples, "n_samples", "hdr_threshold", least=1)
+        return self._level(mass, n_samples, check_random_state(random_state))
+
+    def explain(self, X: ArrayLike) -> ArrayOrFrame:
+        """Tell which features make samples unusual.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in the units of the data fitted.
+
+        Returns
+        -------
+        gains : ndarray of shape (n_samples, n_features), or DataFrame
+            Nats of log-density that the sample would gain if the feature had its most
+            likely value given all others; 0 where it has it already. A pandas DataFrame
+            with the names of the features, and the index of `X`, if the detector was
+            fitted on one.
+
+        See Also
+        --------
+        most_likely_values : The values that would gain as much.
+
+        Notes
+        -----
+        Since p(x) = p(x_j | others) p(others), the gain is how much less likely the
+        value is than the best one, given the others. It needs no gradients and no
+        randomness, and about 40 scores a value. Two features that are wrong together
+        and vouch for each other gain little one by one.
+        """
+        return self._explanation(X, 0)
+
+    def most_likely_values(self, X: ArrayLike) -> ArrayOrFrame:
+        """Compute the most likely value of every feature given all others.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in the units of the data fitted.
+
+        Returns
+        -------
+        values : ndarray of shape (n_samples, n_features), or DataFrame
+            To hold against those of `X`. Column by column: not a row of the data.
+
+        See Also
+        --------
+        explain : What they would gain.
+        """
+        return self._explanation(X, 1)
+
+    def _explanation(self, X: ArrayLike, which: int) -> ArrayOrFrame:
+        index = getattr(X, "index", None) if hasattr(X, "iloc") else None
+        X = self._validated(X)
+        values = conditional_gains(self.density_.score_samples, X, self._candidates)[
+            which
+        ]
+        if not self._returns_frame:
+            return values
+        import pandas as pd
+
+        return pd.DataFrame(values, index=index, columns=self.feature_names_in_)
+
+    def _check_rate(self, value: object, name: str, method: str) -> None:
+        is_real = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_real or value not in RATE:
+            raise ValueError(
+                f"The {name!r} parameter of {type(self).__name__}.{method} must be a "
+                f"float in the range (0, 1). Got {value!r} instead."
+            )

@@ -1,0 +1,22 @@
+"""Invertible maps that may stand in front of the flow."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+from skjko.transforms.asinh import Asinh
+from skjko.transforms.base import Chain, Transform
+from skjko.transforms.bounds import Bounds
+from skjko.transforms.marginals import MarginalMixtures
+from skjko.transforms.mixture_map import MixtureMap
+from skjko.transforms.radial import Radial
+from skjko.transforms.whitening import Whitening
+
+__all__ = [
+    "Asinh",
+    "Bounds",
+    "Chain",
+    "MarginalMixtures",
+    "MixtureMap",
+    "Radial",
+    "Transform",
+    "Whitening",
+]

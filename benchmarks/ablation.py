@@ -2,16 +2,16 @@
 
     SKJKO_BENCH_DATA=folder python benchmarks/ablation.py --out docs
 
-Four flows, each the one before it trained on: plain (no free block), with a free block,
-reparameterized, refined. Every one has a twin: the plain flow with so many iterations a
-block that it takes the same seconds in all. Sets: those of the folder that are there,
-and generated ones; at most 50,000 rows train. Prints and writes `ablation.md`: test NLL
-in nats (a tight adaptive solve, torchdiffeq dopri5 at 1e-8 in float64, on at most 2000
-test rows) and what the flow is ahead of its twin, paired, with its standard error;
-seconds of training; field evaluations (rows times evaluations a row, in millions);
-minibatches; blocks; evenness (largest over smallest movement, the free block aside).
-Draws `ablation.png`: movements before and after reparameterization. One seed; one
-thread a set.
+Four flows behind a whitening, each the one before it trained on: plain (no free block),
+with a free block, reparameterized, refined. Every one is compared with a control: the
+plain flow with so many iterations a block that it takes the same seconds in all. Sets:
+those of the folder, and generated ones; at most 50,000 training samples. Prints and
+writes `ablation.md`: test NLL in nats (a tight adaptive solve, torchdiffeq dopri5 at
+1e-8 in float64, on at most 2000 test samples) and the gain over the control, paired,
+with its standard error; seconds of training; field evaluations (samples times
+evaluations a sample, in millions); minibatches; blocks; evenness (largest over smallest
+displacement, without the free block). Draws `ablation.png`: displacements before and
+after reparameterization. One seed; one thread a set.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -25,13 +25,14 @@ from time import perf_counter
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from tight import tight_log_density
 
-from skjko import JKOFlowDensity
+from skjko import JKOFlowDensity, JKOSchedule, RungeKutta
 from skjko.datasets import correlated_mixture, eight_gaussians, skewed_copula
 
 N_TEST = 2000
-MAX_ROWS = 50_000
+MAX_SAMPLES = 50_000
+# Solver steps of a block in training.
+N_STEPS = 2
 
 
 def generated(distribution, n=20_000):
@@ -43,7 +44,7 @@ def generated(distribution, n=20_000):
 
 
 def picture(load, name):
-    X = [load.toy(name, m, seed=i) for i, m in enumerate((MAX_ROWS, 2_000, N_TEST))]
+    X = [load.toy(name, m, seed=i) for i, m in enumerate((MAX_SAMPLES, 2_000, N_TEST))]
     return *X, -load.toy_logpdf(name, X[2]).mean()
 
 
@@ -51,11 +52,11 @@ def table(load, name):
     data = load.load(name)
     split = load.split_part if "part" in data else lambda d: load.split(d["X"], seed=0)
     train, val, test, _ = split(data)
-    return train[:MAX_ROWS], val[:2000], test[:N_TEST], None
+    return train[:MAX_SAMPLES], val[:2000], test[:N_TEST], None
 
 
 def sets(folder):
-    """Name -> function that makes training, validation and test rows, and the truth."""
+    """Return name -> function that makes the three sets, and the NLL of the truth."""
     found = {
         "eight Gaussians": lambda: generated(eight_gaussians()),
         "correlated mixture, d=10": lambda: generated(correlated_mixture(10)),
@@ -84,11 +85,11 @@ def fit(density, train, val):
     return perf_counter() - start
 
 
-def row(density, test, seconds):
-    evaluations = 4 * density.n_ode_steps + 1
+def measurements(density, test, seconds):
+    evaluations = 4 * N_STEPS + 1
     n_minibatches = sum(r.n_minibatches for r in density.history_)
     return {
-        "log_density": tight_log_density(density, test),
+        "log_density": density.score_samples(test) - density.likelihood_error(test),
         "seconds": seconds,
         "evaluations": n_minibatches * density.batch_size * evaluations / 1e6,
         "minibatches": n_minibatches,
@@ -99,63 +100,66 @@ def row(density, test, seconds):
     }
 
 
-def ablate(name, make, max_iter):
-    """All rows of one set: (variant, its measurements, its twin's)."""
+def ablate(name, make, max_iter, sizes):
+    """All lines of one set: (variant, its measurements, those of its control)."""
     torch.set_num_threads(1)
-    train, val, test, truth = make()
+    *parts, truth = make()
+    train, val, test = (X[:n] for X, n in zip(parts, sizes, strict=True))
     batch_size = min(500, len(train))
     settings = {
         "max_iter": max_iter,
         "batch_size": batch_size,
-        "n_ode_steps": 2,
-        "mixture_map": None,
+        "solver": RungeKutta(n_steps=N_STEPS),
+        "init": "gaussian",
+        "transforms": None,
         "random_state": 0,
     }
 
     def plain(iterations):
         density = JKOFlowDensity(
-            **settings | {"max_iter": iterations}, free_block=False
+            **settings | {"max_iter": iterations},
+            schedule=JKOSchedule(free_block=False),
         )
         return density, fit(density, train, val)
 
     density, seconds = plain(max_iter)
     rate = seconds / max_iter
-    rows = [("plain", row(density, test, seconds), None)]
+    rows = [("plain", measurements(density, test, seconds), None)]
 
-    density = JKOFlowDensity(**settings, warm_start=True)
+    density = JKOFlowDensity(**settings, schedule=JKOSchedule(), warm_start=True)
     seconds = 0.0
     for variant, more in [
         ("+ free block", {}),
-        ("+ reparameterization", {"n_reparameterizations": 2}),
-        ("+ refinement", {"n_refinements": 1}),
+        ("+ reparameterization", {"schedule__n_reparameterizations": 2}),
+        ("+ refinement", {"schedule__n_refinements": 1}),
     ]:
         seconds += fit(density.set_params(**more), train, val)
-        twin, twin_seconds = plain(round(seconds / rate))
+        control, control_seconds = plain(round(seconds / rate))
         rows.append(
             (
                 variant,
-                row(density, test, seconds),
-                row(twin, test, twin_seconds),
+                measurements(density, test, seconds),
+                measurements(control, test, control_seconds),
             )
         )
     return name, truth, rows
 
 
-def line(name, truth, variant, flow, twin):
+def line(name, truth, variant, flow, control):
     gain = ""
-    if twin is not None:
-        difference = twin["log_density"] - flow["log_density"]
+    if control is not None:
+        difference = control["log_density"] - flow["log_density"]
         error = difference.std() / np.sqrt(len(difference))
         gain = f"{-difference.mean():+.3f} ± {error:.3f}"
     cells = [
         name,
         variant,
         f"{-flow['log_density'].mean():.3f}",
-        "" if twin is None else f"{-twin['log_density'].mean():.3f}",
+        "" if control is None else f"{-control['log_density'].mean():.3f}",
         gain,
         "" if truth is None else f"{truth:.3f}",
         f"{flow['seconds']:.0f}",
-        "" if twin is None else f"{twin['seconds']:.0f}",
+        "" if control is None else f"{control['seconds']:.0f}",
         f"{flow['evaluations']:.1f}",
         str(flow["minibatches"]),
         str(flow["blocks"]),
@@ -165,14 +169,14 @@ def line(name, truth, variant, flow, twin):
 
 
 HEAD = (
-    "| set | flow | NLL | NLL of twin | flow ahead | truth | seconds | twin | "
-    "evaluations (M) | minibatches | blocks | max/min movement |\n"
+    "| set | flow | NLL | NLL of control | gain | truth | seconds | control | "
+    "evaluations (M) | minibatches | blocks | max/min displacement |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def draw(results, path):
-    """Movements of the blocks, uneven and even, a panel a set."""
+    """Draw the displacements of the blocks before and after, a panel a set."""
     from matplotlib.figure import Figure
 
     n_columns = 4
@@ -189,7 +193,7 @@ def draw(results, path):
             k = np.arange(1, finite.sum() + 1)
             label = "geometric" if variant == "+ free block" else "reparameterized"
             ax.bar(k + shift, flow["movements"][finite], 0.4, color=color, label=label)
-        ax.set(title=name, xlabel="block", ylabel="movement", xticks=k)
+        ax.set(title=name, xlabel="block", ylabel="displacement", xticks=k)
     axes[0].legend(fontsize=8)
     fig.savefig(path)
 
@@ -201,7 +205,10 @@ def main():
     parser.add_argument("--max-iter", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--sets", nargs="*", help="names, or all that there are")
+    parser.add_argument("--max-samples", type=int, default=MAX_SAMPLES)
+    parser.add_argument("--max-test", type=int, default=N_TEST)
     args = parser.parse_args()
+    sizes = args.max_samples, max(args.max_samples // 10, 100), args.max_test
     chosen = sets(args.data)
     if args.sets:
         chosen = {name: chosen[name] for name in args.sets}
@@ -213,11 +220,11 @@ def main():
     ]
     print("\n".join(lines), flush=True)
     results = []
-    work = (delayed(ablate)(*item, args.max_iter) for item in chosen.items())
+    work = (delayed(ablate)(*item, args.max_iter, sizes) for item in chosen.items())
     for name, truth, rows in Parallel(args.jobs, return_as="generator")(work):
         results.append((name, truth, rows))
-        for variant, flow, twin in rows:
-            lines.append(line(name, truth, variant, flow, twin))
+        for variant, flow, control in rows:
+            lines.append(line(name, truth, variant, flow, control))
             print(lines[-1], flush=True)
     with open(os.path.join(args.out, "ablation.md"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")

@@ -1,21 +1,22 @@
-"""The price of each divergence in training, in seconds and in nats, by dimension.
+"""Cost of each divergence in training, in seconds and in nats, by dimension.
 
     OMP_NUM_THREADS=1 python benchmarks/divergences.py
 
 With two hidden layers "exact" is a closed form; with three it costs a Jacobian-vector
-product a column. Data: `skjko.datasets.skewed_copula`, whose density is known. Prints a
-Markdown table:
+product a feature. Data: `skjko.datasets.skewed_copula`, whose density is known. Prints
+a Markdown table:
 
-- processor milliseconds of an iteration of 500 rows, the median of 15 (or of as many as
-  fit in ten seconds) after two that do not count. With "~", of 50 rows, times ten: more
-  would need more memory than most machines have.
+- processor milliseconds of an iteration of 500 samples, the median of 15 (or of as many
+  as fit in ten seconds) after two that do not count. With "~", of 50 samples, times
+  ten: more would need more memory than most machines have.
 - KL: the Kullback-Leibler divergence from the truth of a flow of one free block after
-  as many iterations for all, on 2000 test rows, paired, with its standard error; beside
-  it that of the Gaussian alone, and what an estimate loses to the exact divergence,
-  paired as well. The rows are those of one seed, as are the weights at the start.
+  as many iterations for all, on 2000 test samples, paired, with its standard error;
+  that without the block, of a Gaussian behind the default transforms; and what an
+  estimate loses to the exact divergence, paired as well. All use the same samples and
+  starting weights.
 
-Scores are exact always. With three layers they cost a product a column too, in double
-precision and on fine grids, so that beyond 32 columns no such flow is trained here.
+Scores are always exact. With three layers they cost a product a feature too, in double
+precision and on fine grids, so that beyond 32 features no such flow is trained here.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -27,17 +28,18 @@ from time import process_time
 
 import numpy as np
 import torch
+from skjko.flow.block_trainer import BlockTrainer, TrainingConfig
 
-from skjko import JKOFlowDensity, metrics
+from skjko import JKOFlowDensity, MLPField, RungeKutta, metrics
 from skjko.datasets import skewed_copula
-from skjko.flow.fields import MLPField
-from skjko.flow.rows import Rows
-from skjko.flow.training import BlockTrainer, Options
+from skjko.flow import fields
+from skjko.flow.blocks import Block
+from skjko.flow.samples import Samples
 
 KINDS = ("exact", "hutchinson", "finite_difference")
 LAYERS = ((64, 64), (64, 64, 64))
 BATCH, N_TRAIN, N_TEST = 500, 20_000, 2000
-# Columns up to which flows with three layers train, and the whole batch is timed.
+# Features up to which flows with three layers train, and the whole batch is timed.
 MOST_TRAINED, MOST_TIMED = 32, 128
 
 
@@ -50,17 +52,20 @@ def processor():
 
 
 def milliseconds(d, sizes, kind, batch):
-    """Median processor time of an iteration, on normal rows."""
+    """Median processor time of an iteration, on normal samples."""
     generator = torch.Generator().manual_seed(0)
-    field = MLPField(d, sizes, "silu", generator=generator)
-    rows = Rows(torch.randn(N_TEST, d, generator=generator), torch.ones(N_TEST))
-    options = Options(divergence=kind, batch_size=batch)
-    trainer = BlockTrainer([field], [rows], 1.0, options, [generator])
-    trainer.advance(2)
+    x = torch.randn(N_TEST, d, generator=generator)
+    samples = Samples(x, torch.ones(len(x)))
+    field = fields.MLP(d, sizes, "silu", generator=generator)
+    block = Block(field, radius=1.25 * samples.radius, step_size=1.0)
+    config = TrainingConfig(divergence=kind, batch_size=batch)
+    trainer = BlockTrainer(block, samples, config, generator)
+    for _ in range(2):
+        trainer.step(0.1, 0.1)
     times = []
     while len(times) < 15 and sum(times) < 10:
         start = process_time()
-        trainer.advance(1)
+        trainer.step(0.1, 0.1)
         times.append(process_time() - start)
     return 1000 * float(np.median(times))
 
@@ -72,14 +77,14 @@ def timed(d, sizes, kind):
 
 
 def scores(d, sizes, kind, n_iter, n_blocks=1):
-    """Log-densities of the test rows by a flow trained with a divergence."""
+    """Log-densities of the test samples, by the truth and by a flow."""
     truth = skewed_copula(d)
     X, T = truth.sample(N_TRAIN, random_state=0), truth.sample(N_TEST, random_state=1)
     density = JKOFlowDensity(
+        init="gaussian",
+        field=MLPField(sizes, "silu"),
+        solver=RungeKutta(divergence=kind),
         max_blocks=n_blocks,
-        hidden_layer_sizes=sizes,
-        divergence=kind,
-        activation="silu",
         batch_size=BATCH,
         max_iter=n_iter,
         early_stopping=False,
@@ -100,10 +105,10 @@ def main():
     args = parser.parse_args()
     print(
         f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"batches of {BATCH}, {N_TRAIN} rows, {args.iterations} iterations\n"
+        f"batches of {BATCH}, {N_TRAIN} samples, {args.iterations} iterations\n"
     )
     print(
-        "| hidden layers | d | divergence | ms an iteration | KL of the Gaussian "
+        "| hidden layers | d | divergence | ms an iteration | KL without block "
         "| KL of the flow | lost to exact |\n|---|---|---|---|---|---|---|"
     )
     for sizes in LAYERS:

@@ -1,13 +1,13 @@
-"""Memory of training on files: it does not grow with their rows. Linux only.
+"""Memory of training on files does not grow with the number of samples. Linux only.
 
-    OMP_NUM_THREADS=1 python benchmarks/large.py [--rows 10000000 --scored 10000000]
+    OMP_NUM_THREADS=1 python benchmarks/large.py [--samples 10000000 --scored 10000000]
 
-Every line is a process of its own that maps a float32 file of random rows into memory
-and trains two blocks on it, then scores its rows, and draws as many. "Anonymous" is
-memory with no file behind it, which is what a machine can run out of: the largest
-amount seen, every 10 ms, less that before, what is returned included. Pages of files,
-the data's and those of temporary files, are not in it: the system takes them back when
-it needs room.
+Every line is a process of its own that maps a float32 file of random samples into
+memory and fits a flow of at most two blocks (`init="gaussian"`) to it, then scores its
+samples, and draws as many. "Anonymous" is memory without a file behind it,
+which a machine can run out of: the largest amount seen, every 10 ms, less that before,
+what is returned included. Pages of files, the data's and those of temporary files, are
+not in it: the system takes them back when it needs room.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -25,22 +25,22 @@ import sklearn
 import torch
 from memory import processor
 
-from skjko import JKOFlowDensity
+from skjko import JKOFlowDensity, MLPField
 
-N_COLUMNS, AT_ONCE, WIDTHS = 20, 100_000, (32, 32)
+N_FEATURES, AT_ONCE, WIDTHS = 20, 100_000, (32, 32)
 
 
-def write(path, n_rows):
-    X = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, N_COLUMNS))
+def write(path, n_samples):
+    X = np.lib.format.open_memmap(path, "w+", np.float32, (n_samples, N_FEATURES))
     rng = np.random.default_rng(0)
-    for start in range(0, n_rows, AT_ONCE):
-        rows = X[start : start + AT_ONCE]
-        rows[:] = rng.standard_normal(rows.shape, dtype=np.float32)
-        rows[:, ::2] += rows[:, 1::2] ** 2
+    for start in range(0, n_samples, AT_ONCE):
+        part = X[start : start + AT_ONCE]
+        part[:] = rng.standard_normal(part.shape, dtype=np.float32)
+        part[:, ::2] += part[:, 1::2] ** 2
 
 
 class Watch(threading.Thread):
-    """Looks at this process's anonymous memory while a block of code runs."""
+    """Watches this process's anonymous memory while a block of code runs."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -73,7 +73,11 @@ def child(path, n_scored):
     X = np.load(path, mmap_mode="r")
     few = np.array(X[:2000])
     density = JKOFlowDensity(
-        max_blocks=2, hidden_layer_sizes=WIDTHS, max_iter=100, random_state=0
+        init="gaussian",
+        field=MLPField(WIDTHS),
+        max_blocks=2,
+        max_iter=100,
+        random_state=0,
     )
     density.fit(few).score_samples(few)
     with Watch() as fit:
@@ -89,7 +93,7 @@ def child(path, n_scored):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 4 * 10**6])
+    parser.add_argument("--samples", type=int, nargs="+", default=[10**6, 4 * 10**6])
     parser.add_argument("--scored", type=int, default=300_000)
     parser.add_argument("--working-memory", type=int, nargs="+", default=[64, 1024])
     args = parser.parse_args()
@@ -99,18 +103,19 @@ def main():
             return child(path, int(n_scored))
     print(
         f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"{N_COLUMNS} columns, 2 blocks of {WIDTHS} and 100 iterations, "
-        f"scores and samples of {args.scored} rows at most\n"
+        f"{N_FEATURES} features, 2 blocks of {WIDTHS} and 100 iterations, "
+        f"at most {args.scored} scored and drawn\n"
     )
     print(
-        "| rows | file, MB | working_memory, MiB | fit: anonymous, MB | fit, s "
-        "| scores: anonymous, MB | scores, s | samples: anonymous, MB | samples, s |\n"
+        "| samples | file, MB | working_memory, MiB | fit: anonymous, MB | fit, s "
+        "| scoring: anonymous, MB | scoring, s "
+        "| sampling: anonymous, MB | sampling, s |\n"
         "|---|---|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for n_rows in args.rows:
+        for n_samples in args.samples:
             path = Path(folder) / "X.npy"
-            write(path, n_rows)
+            write(path, n_samples)
             for working_memory in args.working_memory:
                 given = "--child", str(path), str(working_memory), str(args.scored)
                 command = [sys.executable, __file__, *given]
@@ -118,7 +123,7 @@ def main():
                 cells = " | ".join(f"{figure:.0f}" for figure in figures)
                 size = path.stat().st_size / 1e6
                 print(
-                    f"| {n_rows} | {size:.0f} | {working_memory} | {cells} |",
+                    f"| {n_samples} | {size:.0f} | {working_memory} | {cells} |",
                     flush=True,
                 )
 

@@ -1,17 +1,17 @@
-"""Memory of training: block by block it does not grow with the number of blocks.
+"""Memory of training block by block does not grow with the number of blocks.
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py
 
 Every figure is the peak resident size of a process of its own, less the peak of that
 process just before training: after the imports, the data in both precisions, and a
-warm-up on 64 rows with layers of 8 units, which loads what torch and scikit-learn load
-at first use. What is left is what training took: copies of the data, activations,
+warm-up on 64 samples with layers of 8 units, which loads what torch and scikit-learn
+load at first use. What is left is what training took: copies of the data, activations,
 gradients, optimizers, weights of all blocks, scoring grids.
 
-`JKOFlowDensity` trains all its blocks (no rows are held out), with so small a learning
-rate that its fields stay near zero and the scoring grids coarse: memory does not depend
-on what is learned, seconds do. Beside it stands one continuous flow of as many such
-blocks that learns end to end, by gradients through all of them at once.
+`JKOFlowDensity` trains all its blocks (without validation samples), with so small a
+learning rate that its fields stay near zero and the scoring grids coarse: memory does
+not depend on what is learned, seconds do. It is compared with one continuous flow of as
+many such blocks, trained end to end by gradients through all of them at once.
 
 Resident size is memory in use and holes that the allocator keeps. Left to itself,
 glibc moves arrays of up to 32 MB into its heap, where holes grow with the time a
@@ -33,20 +33,23 @@ from statistics import median
 
 import numpy as np
 import torch
+from skjko.flow.block_trainer import TrainingConfig
 
-from skjko import JKOFlowDensity
-from skjko.flow import objective, ode
-from skjko.flow.fields import Confined, MLPField
-from skjko.flow.training import Options
+from skjko import JKOFlowDensity, MLPField, RungeKutta
+from skjko.flow import fields, objective, ode
+from skjko.flow.blocks import Block
 
-N_ROWS, N_COLUMNS, BATCH, WIDTHS, N_ITER, RATE = 20_000, 20, 4096, (256, 256), 2, 1e-5
+N_SAMPLES, N_FEATURES, BATCH, WIDTHS = 20_000, 20, 4096, (256, 256)
+N_ITER, RATE, N_STEPS = 2, 1e-5, 2
 
 
 def train_blockwise(X, n_blocks, widths):
     JKOFlowDensity(
+        init="gaussian",
+        transforms=None,
+        field=MLPField(widths, "silu"),
+        solver=RungeKutta(N_STEPS),
         max_blocks=n_blocks,
-        hidden_layer_sizes=widths,
-        activation="silu",
         batch_size=min(BATCH, len(X)),
         learning_rate_init=RATE,
         max_iter=N_ITER,
@@ -59,21 +62,25 @@ def train_end_to_end(X, n_blocks, widths):
     x = torch.as_tensor(X, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     flow = torch.nn.ModuleList(
-        Confined(MLPField(X.shape[1], widths, "silu", generator=generator), 10.0)
+        Block(
+            fields.MLP(X.shape[1], widths, "silu", generator=generator),
+            radius=10.0,
+            step_size=np.inf,
+            n_steps=N_STEPS,
+        )
         for _ in range(n_blocks)
     )
-    options = Options()
-    grid = ode.uniform_grid(options.n_ode_steps)
+    config = TrainingConfig()
     adam = torch.optim.AdamW(flow.parameters(), lr=RATE)
     for batch in x[: N_ITER * BATCH].split(BATCH):
         y, log_det, error = batch, 0.0, 0.0
-        for field in flow:
-            solution = ode.integrate(field.dynamics(), y, grid, with_error=True)
+        for block in flow:
+            solution = ode.integrate(block.dynamics(), y, block.grid, with_error=True)
             y, log_det = solution.y, log_det + solution.log_det
             error = error + solution.error
-        nll = objective.negative_log_likelihood(y, log_det)
+        nll = objective.negative_log_likelihood(config.base, y, log_det)
         adam.zero_grad()
-        (nll + options.error_weight * error).mean().backward()
+        (nll + config.error_weight * error).mean().backward()
         adam.step()
 
 
@@ -88,7 +95,7 @@ def peak():
 
 
 def child(kind, n_blocks):
-    X = np.random.RandomState(0).standard_normal((N_ROWS, N_COLUMNS))
+    X = np.random.RandomState(0).standard_normal((N_SAMPLES, N_FEATURES))
     torch.as_tensor(X, dtype=torch.float32)
     TRAIN[kind](X[:64], 1, (8, 8))
     before = peak()
@@ -123,7 +130,7 @@ def main():
         return child(args.child[0], int(args.child[1]))
     print(
         f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"{N_ROWS} x {N_COLUMNS}, batches of {BATCH}, hidden layers {WIDTHS}, "
+        f"{N_SAMPLES} x {N_FEATURES}, batches of {BATCH}, hidden layers {WIDTHS}, "
         f"median of {args.repeats}\n"
     )
     head = " | ".join(f"{n} blocks, MB" for n in args.blocks)

@@ -2,12 +2,12 @@
 
     SKJKO_BENCH_DATA=folder OMP_NUM_THREADS=1 python benchmarks/outliers.py
 
-Two protocols. One-class: a random half of the normal rows trains, the other half and
-all anomalies test. Contaminated: 70 % of all rows train, anomalies among them, and 30 %
-test. All detectors get the same rows, standardised by the training rows, and are used
-with one set of parameters for all tables. Those of the flow (and the bandwidth of
+Two protocols. One-class: a random half of the normal samples trains, the other half and
+all anomalies test. Contaminated: 70 % of all samples train, anomalies among them, and
+30 % test. All detectors get the same samples, standardised by the training samples, and
+have one set of parameters for all tables. Those of the flow (and the bandwidth of
 scikit-learn's KernelDensity) were chosen on the DEVELOPMENT tables and on no others;
-the REPORT tables are the ones to read.
+results are those on the REPORT tables.
 
 Results go into a CSV file, a line a fit; what is in the file is not run again. Markdown
 tables are printed at the end, or with --report alone: mean AUROC, average precision,
@@ -42,6 +42,7 @@ from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.svm import OneClassSVM
 
 from skjko import JKOFlowOutlierDetector
+from skjko.smoothing import default_density
 
 DEVELOPMENT = (
     "2_annthyroid",
@@ -70,9 +71,9 @@ FIELDS = (
     "set",
     "method",
     "seed",
-    "max_rows",
+    "max_samples",
     "n_train",
-    "n_columns",
+    "n_features",
     "auroc",
     "average_precision",
     "seconds",
@@ -99,6 +100,11 @@ def flow(seed, **parameters):
     return JKOFlowOutlierDetector(random_state=seed, **parameters)
 
 
+def of_density(seed, **parameters):
+    """Make a detector whose density differs from the default one in some parameters."""
+    return flow(seed, density=default_density().set_params(**parameters))
+
+
 SKLEARN = {
     "sklearn IsolationForest": lambda seed: IsolationForest(random_state=seed),
     "sklearn LOF": lambda seed: LocalOutlierFactor(n_neighbors=20, novelty=True),
@@ -110,16 +116,18 @@ SKLEARN = {
     "sklearn PCA": Reconstruction,
 }
 FLOWS = {"skjko": flow}
-# What each choice is worth; each is still a score of a flow.
+# What each choice gains.
 ABLATIONS = {
-    "skjko, all rows train": partial(flow, calibration_fraction=0.0),
+    "skjko, all samples train": partial(flow, calibration_fraction=0.0),
     "skjko, no noise": partial(flow, noise=0.0),
     "skjko, noise 0.3": partial(flow, noise=0.3),
     "skjko, noise 1": partial(flow, noise=1.0),
     "skjko, typicality": partial(flow, statistic="typicality"),
-    "skjko, 2 blocks of 250": partial(flow, max_blocks=2, max_iter=250),
-    "skjko, 150 iterations": partial(flow, max_iter=150),
-    "skjko, Gaussian alone": partial(flow, max_blocks=0),
+    "skjko, 2 blocks of 250": partial(of_density, max_blocks=2, max_iter=250),
+    "skjko, 150 iterations": partial(of_density, max_iter=150),
+    "skjko, no transforms": partial(of_density, transforms=None),
+    "skjko, Gaussian alone": partial(of_density, transforms=None, max_blocks=0),
+    "skjko, mixture in front": partial(of_density, init="mixture"),
     "skjko, trim 0.1": partial(flow, trim=0.1),
 }
 PYOD = {
@@ -157,8 +165,8 @@ def pyod_detectors():
     return found
 
 
-def split(X, y, protocol, seed, max_rows):
-    """Training rows, test rows and their labels, standardised by the training rows."""
+def split(X, y, protocol, seed, max_samples):
+    """Training samples, test samples and their labels, all standardised."""
     rng = np.random.default_rng(seed)
     normal = rng.permutation(np.flatnonzero(y == 0))
     odd = rng.permutation(np.flatnonzero(y == 1))
@@ -166,16 +174,16 @@ def split(X, y, protocol, seed, max_rows):
         n_normal, n_odd = len(normal) // 2, 0
     else:
         n_normal, n_odd = round(0.7 * len(normal)), round(0.7 * len(odd))
-    train = rng.permutation(np.r_[normal[:n_normal], odd[:n_odd]])[:max_rows]
+    train = rng.permutation(np.r_[normal[:n_normal], odd[:n_odd]])[:max_samples]
     # The share of anomalies stays: average precision depends on it.
-    test = rng.permutation(np.r_[normal[n_normal:], odd[n_odd:]])[:max_rows]
+    test = rng.permutation(np.r_[normal[n_normal:], odd[n_odd:]])[:max_samples]
     mean, spread = X[train].mean(axis=0), X[train].std(axis=0)
     spread = np.where(spread > 1e-12, spread, 1.0)
     return (X[train] - mean) / spread, (X[test] - mean) / spread, y[test]
 
 
 def scores_of(make, X, T, seed):
-    """Outlier scores of T, the higher the stranger, and processor seconds for all."""
+    """Outlier scores of T, higher for outliers, and processor seconds for all."""
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (some of PyOD's draw from it)
     start = process_time()
@@ -218,14 +226,20 @@ def run(args, methods):
                 if data is None:
                     print(f"skipped: {name} is not there", file=sys.stderr)
                     continue
-                X, T, y = split(*data, args.protocol, seed, args.max_rows)
+                X, T, y = split(*data, args.protocol, seed, args.max_samples)
                 for method, make in methods.items():
-                    key = (args.protocol, name, method, str(seed), str(args.max_rows))
+                    key = (
+                        args.protocol,
+                        name,
+                        method,
+                        str(seed),
+                        str(args.max_samples),
+                    )
                     if key in done:
                         continue
                     try:
                         scores, seconds = scores_of(make, X, T, seed)
-                    except Exception as error:  # a rival's failure is a result too
+                    except Exception as error:  # a failure is a result too
                         if method.startswith("skjko"):
                             raise
                         print(f"failed: {method} on {name}: {error}", file=sys.stderr)
@@ -291,12 +305,12 @@ def report(args, methods):
         row
         for row in read(args.csv)
         if row["protocol"] == args.protocol
-        and row["max_rows"] == str(args.max_rows)
+        and row["max_samples"] == str(args.max_samples)
         and row["method"] in methods
     ]
     have = [m for m in methods if any(row["method"] == m for row in rows)]
     print(
-        f"{args.protocol}; at most {args.max_rows} rows to train and to test; "
+        f"{args.protocol}; at most {args.max_samples} samples to train and to test; "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
@@ -314,7 +328,7 @@ def main():
     )
     parser.add_argument("--sets", nargs="+", default=[*REPORT, *DEVELOPMENT])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--max-rows", type=int, default=5000)
+    parser.add_argument("--max-samples", type=int, default=5000)
     parser.add_argument("--ablations", action="store_true", help="of the flow instead")
     parser.add_argument("--methods", nargs="+", help="only those with one of these")
     parser.add_argument("--csv", type=Path, default=Path("outliers.csv"))

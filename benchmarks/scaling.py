@@ -1,12 +1,12 @@
-"""How the cost of skjko grows with rows, columns and blocks.
+"""Cost of skjko by the number of samples, features and blocks.
 
-    python benchmarks/scaling.py --out folder [--rows 1000 10000] [--columns 2 10]
+    python benchmarks/scaling.py --out folder [--samples 1000 10000] [--features 2 10]
 
-One thing grows at a time, the others stand at their defaults below. Every point is a
-fit of a fixed number of iterations in a process of its own, so that its peak memory is
-its own. Writes scaling.csv, scaling.png and prints the slopes: the power of n, d or K
-that the seconds and the megabytes grow with, fitted to the largest sizes, where
-constant costs weigh less.
+One number grows at a time; the others are at their values below. Every point is a fit
+of the flow (`init="gaussian"`) with a fixed number of iterations, in a process of its
+own, so that its peak memory is its own. Writes scaling.csv and scaling.png, and prints
+the slopes: the power of the number that the seconds and the megabytes grow with, fitted
+to the largest sizes, where constant costs weigh less.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -22,18 +22,18 @@ from time import perf_counter
 import numpy as np
 from suite import machine
 
-ROWS = (1_000, 10_000, 100_000, 1_000_000)
-COLUMNS = (2, 5, 10, 50, 200, 500)
+SAMPLES = (1_000, 10_000, 100_000, 1_000_000)
+FEATURES = (2, 5, 10, 50, 200, 500)
 BLOCKS = (1, 2, 4, 8, 16)
-# Where the others stand while one grows.
-STANDARD = {"rows": 10_000, "columns": 10, "blocks": 2}
+# The values of the others while one grows.
+STANDARD = {"samples": 10_000, "features": 10, "blocks": 2}
 MEASURES = {
     "fit_s": "fit, s",
     "score_s": "score_samples, s",
     "sample_s": "sample, s",
     "peak_mb": "peak memory of fit, MB",
 }
-FIELDS = ("grows", "rows", "columns", "blocks", "iterations", "n_blocks", *MEASURES)
+FIELDS = ("grows", "samples", "features", "blocks", "iterations", "n_blocks", *MEASURES)
 
 
 def child(point):
@@ -43,15 +43,16 @@ def child(point):
     from skjko import JKOFlowDensity, datasets
 
     torch.set_num_threads(point["threads"])
-    truth = datasets.correlated_mixture(point["columns"])
-    n = point["rows"]
-    # The first fit of a process imports more of torch.
+    truth = datasets.correlated_mixture(point["features"])
+    n = point["samples"]
+    # The first fit of a process imports more.
     JKOFlowDensity(max_blocks=1, max_iter=1).fit(truth.sample(50, random_state=1))
     X = truth.sample(n, random_state=0)
     machine.forget_peak()
     before = machine.peak_memory()
-    # Early stopping would let data decide on the number of blocks.
+    # With early stopping the data would decide on the number of blocks.
     model = JKOFlowDensity(
+        init="gaussian",
         max_blocks=point["blocks"],
         max_iter=point["iterations"],
         early_stopping=False,
@@ -95,7 +96,7 @@ def slope(sizes, values):
 
 
 def plot(points, path):
-    """Log-log plots: a panel for each thing that grows and each measure."""
+    """Log-log plots: a panel for each number that grows and each measure."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -123,8 +124,8 @@ def main():
     """Measure all points."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
-    parser.add_argument("--columns", type=int, nargs="*", default=COLUMNS)
+    parser.add_argument("--samples", type=int, nargs="*", default=SAMPLES)
+    parser.add_argument("--features", type=int, nargs="*", default=FEATURES)
     parser.add_argument("--blocks", type=int, nargs="*", default=BLOCKS)
     parser.add_argument("--iterations", type=int, default=50, help="of every block")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,21 +1,21 @@
-"""Speed of fitted models, of small fits, and of a training step beside the machine's.
+"""Speed of fitted models, of small fits, and of a training step.
 
     python benchmarks/throughput.py [--budget 60]
 
 Three tables:
 
-1. Rows per second of scoring and sampling: skjko, zuko's neural splines fitted to the
-   same rows in the same seconds, and skjko's flow without a mixture in front, solved by
-   itself and as FFJORD solves its own: adaptively over all blocks (torchdiffeq dopri5
-   at 1e-5, backwards to sample) with the divergence estimated by one random direction
-   or traced exactly by automatic differentiation. Beside them the milliseconds of
-   scoring one row, and what samples are when the same normal draws go through the
-   exact inverse of the flow's discrete map instead, as `inverse_transform` has it: how
-   far they are from the model's, in standard deviations of the columns.
+1. Samples per second of scoring and sampling, and the milliseconds of scoring one
+   sample: skjko's default, zuko's neural splines fitted to the same samples in the same
+   seconds, and the flow alone (`init="gaussian"`), by its own solver and by that of
+   FFJORD: adaptively (torchdiffeq dopri5 at 1e-5, backwards to sample) with the
+   divergence estimated by one random direction or traced exactly by automatic
+   differentiation. The last lines compare samples with those of the same normal draws
+   by the exact inverse of the flow's discrete map, as `inverse_transform` has it: how
+   far they are apart, in standard deviations of the features.
 2. Seconds of fits to small tables.
-3. The share of the float32 rate of matrix products that a training step reaches.
-   Counted are only products that a step cannot do without: those of velocity and
-   divergence at every evaluation of the solver, and twice as many for the gradient.
+3. The share of the float32 rate of matrix products that a training step reaches. Only
+   products that a step cannot do without are counted: those of velocity and divergence
+   at every evaluation of the solver, and twice as many for the gradient.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -26,15 +26,16 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from skjko.flow.block_trainer import BlockTrainer, TrainingConfig
 from sklearn.base import clone
 from suite import machine
 from suite.methods import autoregressive, solves
 from torchdiffeq import odeint
 
 from skjko import JKOFlowDensity, datasets
-from skjko.flow import training
-from skjko.flow.fields import MLPField
-from skjko.flow.rows import Rows
+from skjko.flow.blocks import Block
+from skjko.flow.fields import MLP
+from skjko.flow.samples import Samples
 
 TOLERANCE = 1e-5
 SETS = {
@@ -54,6 +55,12 @@ def seconds(function, repeats=3):
     return median(times)
 
 
+def field_of(block):
+    """Return the velocity field of a block as `(t, x) -> velocity`."""
+    velocity = block.velocity()
+    return lambda t, x: velocity(t, x)[0]
+
+
 class Adaptive:
     """A fitted skjko model, solved adaptively block after block."""
 
@@ -63,13 +70,14 @@ class Adaptive:
     @torch.no_grad()
     def log_prob(self, X):
         """Log-densities, or an unbiased estimate of them."""
-        Z, log_det = self.model._preprocessing.forward(np.asarray(X, dtype=float))
+        Z, log_det = self.model.transforms_.forward(np.asarray(X, dtype=float))
         z = torch.as_tensor(Z)
         axes, factor = solves.directions(z, None if self.exact else 1)
         change = z.new_zeros(len(z))
         for block in self.model.flow_.blocks:
+            field = field_of(block)
 
-            def dynamics(t, state, field=block.field):
+            def dynamics(t, state, field=field):
                 return solves.velocity_and_divergence(field, t, state[0], axes, factor)
 
             z, change = self._solve(dynamics, (z, change), (0.0, 1.0))
@@ -78,16 +86,17 @@ class Adaptive:
 
     @torch.no_grad()
     def sample(self, n, seed):
-        """Draw rows."""
+        """Draw samples."""
         rng = np.random.default_rng(seed)
         z = torch.as_tensor(rng.standard_normal((n, self.model.n_features_in_)))
         for block in reversed(self.model.flow_.blocks):
+            field = field_of(block)
 
-            def dynamics(t, state, field=block.field):
+            def dynamics(t, state, field=field):
                 return (field(t, state[0]),)
 
             (z,) = self._solve(dynamics, (z,), (1.0, 0.0))
-        return self.model._preprocessing.inverse(z.numpy())
+        return self.model.transforms_.inverse(z.numpy())
 
     def _solve(self, dynamics, state, times):
         solution = odeint(
@@ -105,24 +114,24 @@ class Adaptive:
 def speeds(args):
     """Print the table of scoring and sampling."""
     print(
-        "| set | model | score, rows/s | sample, rows/s | one row, ms "
+        "| set | model | score, samples/s | sample, samples/s | one sample, ms "
         "| NLL | fit, s |\n|---|---|---|---|---|---|---|"
     )
     for name, make in SETS.items():
         truth = make()
-        X = truth.sample(args.fit_rows, random_state=0)
-        V = truth.sample(max(args.fit_rows // 10, 100), random_state=1)
-        T = truth.sample(args.rows, random_state=2)
+        X = truth.sample(args.fit_samples, random_state=0)
+        V = truth.sample(max(args.fit_samples // 10, 100), random_state=1)
+        T = truth.sample(args.samples, random_state=2)
         center, scale = X.mean(axis=0), X.std(axis=0)
         X, V, T = (((A - center) / scale).astype(np.float32) for A in (X, V, T))
         start = perf_counter()
-        # skjko first: the splines get as many seconds as it has taken in the end.
+        # skjko first: the splines get the seconds that it has taken.
         model = JKOFlowDensity(random_state=0, time_limit=args.budget, max_iter=5000)
         model.set_params(max_iter=args.iterations or model.max_iter)
         model.fit(X, X_val=V)
         budget = perf_counter() - start
-        # What an adaptive solver is to solve has to have blocks.
-        flow = clone(model).set_params(mixture_map=None)
+        # The adaptive solver needs blocks.
+        flow = clone(model).set_params(init="gaussian")
         start = perf_counter()
         flow.fit(X, X_val=V)
         flow_seconds = perf_counter() - start
@@ -161,7 +170,7 @@ def speeds(args):
         drawn, exact = flow.sample(len(T), random_state=0), exact_sample(len(T), 0)
         away = np.abs(drawn - exact).max(axis=1) / exact.std()
         print(
-            f"| {name} | samples from those of the exact inverse: {away.mean():.1e} "
+            f"| {name} | distance of samples from the exact inverse: {away.mean():.1e} "
             f"in the mean, {away.max():.1e} at most | | | | | |",
             flush=True,
         )
@@ -169,7 +178,7 @@ def speeds(args):
 
 def small_fits(args):
     """Print the seconds of fits to small tables."""
-    print("\n| rows, columns | fit with the defaults, s |\n|---|---|")
+    print("\n| samples, features | fit with the defaults, s |\n|---|---|")
     for n, d in ((1000, 2), (200, 4)):
         truth = datasets.moons() if d == 2 else datasets.correlated_mixture(d)
         X = truth.sample(n, random_state=0)
@@ -200,7 +209,7 @@ def step_operations(n, d, width, n_evaluations, first_width):
     (d to the first layer, layer to layer, layer to d, and the linear map d to d) and
     one of the divergence (layer to layer again). Each has two more in the gradient,
     with respect to its input and to its weights; not that of the first input at the
-    first evaluation, which is left in for simplicity: below a hundredth.
+    first evaluation, which is counted all the same: below a hundredth.
     """
     velocity = d * first_width + width * width + width * d + d * d
     return n_evaluations * 3 * 2 * n * (velocity + width * width)
@@ -218,15 +227,16 @@ def step_shares(args):
     )
     X = datasets.correlated_mixture(d).sample(10 * n, random_state=0)
     x = torch.as_tensor((X - X.mean(axis=0)) / X.std(axis=0), dtype=torch.float32)
-    rows = Rows(x, torch.ones(len(x)))
-    options = training.Options(batch_size=n, n_ode_steps=steps)
+    samples = Samples(x, torch.ones(len(x)))
+    config = TrainingConfig(batch_size=n, n_steps=steps)
     # Four stages a step of the solver, and one more for its error estimate.
     n_evaluations = 4 * steps + 1
     for width in args.widths:
         generator = torch.Generator().manual_seed(0)
-        field = MLPField(d, (width, width), "silu", generator=generator)
-        trainer = training.BlockTrainer([field], [rows], 0.5, options, [generator])
-        step = seconds(lambda trainer=trainer: trainer.advance(5), 5) / 5
+        field = MLP(d, (width, width), "silu", generator=generator)
+        block = Block(field, 1.25 * samples.radius, step_size=0.5)
+        trainer = BlockTrainer(block, samples, config, generator)
+        step = seconds(lambda trainer=trainer: trainer.step(0.1, 0.1), 25)
         operations = step_operations(n, d, width, n_evaluations, width)
         product = product_rate(n, width, width)
         rate = operations / step
@@ -242,9 +252,9 @@ def main():
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, default=60, help="seconds of a fit")
-    parser.add_argument("--fit-rows", type=int, default=20_000)
-    parser.add_argument("--rows", type=int, default=5_000, help="scored, sampled")
-    parser.add_argument("--calls", type=int, default=200, help="one-row scorings")
+    parser.add_argument("--fit-samples", type=int, default=20_000)
+    parser.add_argument("--samples", type=int, default=5_000, help="scored, sampled")
+    parser.add_argument("--calls", type=int, default=200, help="scorings of one sample")
     parser.add_argument("--iterations", type=int, help="of a block, to be quick")
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--threads", type=int, default=2)

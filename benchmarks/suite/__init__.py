@@ -1,3 +1,3 @@
-"""Density estimators side by side: same rows, same seconds, same number of trials."""
+"""Density estimators with the same samples, seconds and number of trials."""
 
 # SPDX-License-Identifier: BSD-3-Clause

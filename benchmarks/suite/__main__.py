@@ -5,9 +5,8 @@
 import sys
 from pathlib import Path
 
-# Whichever way it was started, the package is called `suite` and `tight` stands beside
-# it. Run as a folder, the folder itself is on the path, where its modules would hide
-# others of the same name.
+# Whichever way it was started, the package is called `suite`. Run as a folder, the
+# folder itself is on the path, where its modules would hide others of the same name.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
 sys.path.insert(0, str(HERE.parent))

@@ -14,7 +14,7 @@ from . import machine, results, sets
 
 
 def warm_up(torch):
-    """Take one step of an optimizer: the first imports a hundred megabytes of torch."""
+    """Take one step of an optimizer: the first one imports 100 MB of torch."""
     weight = torch.zeros(1, requires_grad=True)
     weight.sum().backward()
     torch.optim.Adam([weight]).step()
@@ -29,7 +29,7 @@ def run(row, out):
     from .methods import fitter
 
     torch.set_num_threads(row["threads"])
-    # Versions of what every method imports alike, so that its size is no difference.
+    # Every method imports the same, so that memory compares.
     row["commit"] = machine.commit()
     row["versions"] = " ".join(
         f"{m.__name__} {m.__version__}" for m in (sklearn, torch, zuko)
@@ -52,7 +52,7 @@ def run(row, out):
     if case.truth is not None:
         row["truth"] = f"{case.truth.mean():.5f}"
 
-    # Preparing the rows takes several copies of them, which are not the method's.
+    # Without the memory that preparing the data took.
     machine.forget_peak()
     start = perf_counter()
     limit = math.inf if row["budget"] == "none" else float(row["budget"])
@@ -61,17 +61,17 @@ def run(row, out):
     row["peak_mb"] = f"{machine.peak_memory() - baseline:.1f}"
     row["trials"] = fitted.trials
     row["chosen"] = json.dumps(fitted.chosen)
-    row["note"] = getattr(fitted, "note", "")
-    row["trace"] = getattr(fitted, "trace", "")
+    for name in ("note", "trace", "n_blocks", "start", "base"):
+        row[name] = getattr(fitted, name, "")
 
     start = perf_counter()
     nll = -np.asarray(fitted.log_prob(case.test), dtype=np.float64)
-    row["score_rows_per_s"] = f"{len(nll) / (perf_counter() - start):.1f}"
+    row["score_samples_per_s"] = f"{len(nll) / (perf_counter() - start):.1f}"
     row["nll"] = f"{nll.mean():.5f}"
     row["nll_data"] = f"{nll.mean() + case.log_scale:.5f}"
-    results.save_rows(out, row, nll)
+    results.save_nll(out, row, nll)
 
-    # What follows may fail and leave the likelihood standing.
+    # If what follows fails, the likelihood is a result all the same.
     problems = []
     if hasattr(fitted, "gap"):
         try:
@@ -81,7 +81,7 @@ def run(row, out):
     try:
         start = perf_counter()
         fitted.sample(len(nll), seed=row["seed"])
-        row["sample_rows_per_s"] = f"{len(nll) / (perf_counter() - start):.1f}"
+        row["samples_per_s"] = f"{len(nll) / (perf_counter() - start):.1f}"
     except (AssertionError, RuntimeError, ValueError) as error:
         problems.append(f"sample: {error}")
     if problems:
@@ -97,6 +97,6 @@ def main():
         try:
             run(row, out)
         except Exception as error:
-            # A row too: a method that fails has a result, and the run goes on.
+            # A failure is a result too, and the run goes on.
             row["error"] = f"{type(error).__name__}: {error}"[:500]
     print(json.dumps(row), flush=True)

@@ -2,8 +2,10 @@
 
     python -m benchmarks.suite --profile quick --out folder
 
-Every case (set, method, budget, seed) runs in a process of its own. Stop it when you
-like: started again with the same folder, it goes on with the cases that are missing.
+Every case (set, method, budget, seed) runs in a process of its own. It can be stopped:
+started again with the same folder, it goes on with the cases that are missing. The
+variants "skjko_flow" (init="gaussian") and "skjko_mixture" (init="mixture") run only if
+they are among --methods.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -19,7 +21,7 @@ from threading import Lock
 from time import perf_counter
 
 from . import machine, report, results, sets
-from .methods import METHODS
+from .methods import METHODS, VARIANTS
 
 QUICK_SETS = ("moons", "correlated_mixture_10", "breast_cancer", "power_minute")
 PROFILES = {
@@ -42,14 +44,15 @@ def parse():
     add = parser.add_argument
     add("--profile", choices=PROFILES, default="quick")
     add("--sets", nargs="+", help="names, or families such as uci")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    standard = [method for method in METHODS if method not in VARIANTS]
+    add("--methods", nargs="+", choices=METHODS, default=standard)
     add("--budgets", nargs="+", help="seconds, or none for no limit")
     add("--seeds", nargs="+", type=int)
     add("--out", type=Path, default=Path("suite-results"))
     add("--jobs", type=int, default=1, help="cases at once; more than 1 skews times")
     add("--threads", type=int, default=2, help="threads of every case")
     add("--trials", type=int, default=3, help="tuning trials of every method")
-    add("--max-test", type=int, help="test rows at most")
+    add("--max-test", type=int, help="test samples at most")
     add("--retry", action="store_true", help="run cases that failed again")
     add("--list", action="store_true", help="list the sets and end")
     add("--report-only", action="store_true")
@@ -71,10 +74,10 @@ def chosen_sets(args, registry):
 
 
 def plan(args, specs):
-    """All cases, budget by budget: what is short comes first."""
+    """All cases, short budgets first."""
     cases = []
     for budget in args.budgets:
-        # One run without limit a set, or the suite would not end.
+        # Only one run a set without limit: they take hours.
         limited = args.seeds if budget != "none" else args.seeds[:1]
         for spec in specs:
             for seed, method in product(spec.seeds(limited), args.methods):
@@ -120,7 +123,7 @@ def main():
     if args.list:
         for spec in registry.values():
             folds = ", 5 folds" if spec.by_folds else ""
-            print(f"{spec.name}: {spec.family}, {spec.n_rows} rows{folds}")
+            print(f"{spec.name}: {spec.family}, {spec.n_samples} samples{folds}")
         for name, reason in sets.LEFT_OUT.items():
             print(f"left out: {name} ({reason})")
         return

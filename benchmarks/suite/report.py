@@ -19,8 +19,9 @@ N_ERRORS = 2
 def paired_difference(a, b):
     """Mean and standard error of the NLL of `a` over that of `b`, seed by seed.
 
-    The rows of one seed are paired. With several seeds the spread of their means counts
-    too, which holds the chance in training: the larger of the two errors is taken.
+    The samples of one seed are paired. With several seeds the spread of their means,
+    which has the randomness of training in it, counts too: the larger of the two errors
+    is taken.
     """
     seeds = sorted(a.keys() & b.keys())
     differences = [a[s] - b[s] for s in seeds]
@@ -29,9 +30,9 @@ def paired_difference(a, b):
         if not len(means) or not np.isfinite(means).all():
             return (math.inf if len(means) else math.nan), math.nan
         variances = [d.var(ddof=1) / len(d) for d in differences]
-    of_rows = math.sqrt(np.sum(variances)) / len(seeds)
+    of_samples = math.sqrt(np.sum(variances)) / len(seeds)
     of_seeds = means.std(ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
-    return means.mean(), max(of_rows, of_seeds)
+    return means.mean(), max(of_samples, of_seeds)
 
 
 class Comparison:
@@ -42,9 +43,9 @@ class Comparison:
         for method, of_method in rows.items():
             good = [row for row in of_method if not row["error"]]
             self.n_failed[method] = len(of_method) - len(good)
-            loaded = {row["seed"]: results.load_rows(out, row) for row in good}
+            loaded = {row["seed"]: results.load_nll(out, row) for row in good}
             self.nll[method] = {
-                # Not a number is as bad as no density at all.
+                # Not a number counts as an infinite NLL.
                 s: np.where(np.isnan(r), np.inf, r)
                 for s, r in loaded.items()
                 if r is not None
@@ -79,7 +80,7 @@ class Comparison:
         return f"{mark}{value} (+{gap:.3f} ± {error:.3f})"
 
     def within_noise(self, method):
-        """Whether the method cannot be told from the best."""
+        """Whether the method is within noise of the best."""
         if method not in self.means or self.best is None:
             return False
         if method == self.best:
@@ -126,21 +127,21 @@ def write(out):
     methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
     commits = ", ".join(sorted({row["commit"] for row in rows} - {""}))
     lines = [
-        "# Density estimators, same rows, same seconds",
+        "# Density estimators, same samples, same seconds",
         "",
         f"{machine.processor()}; commit {commits}; "
-        f"{trials} trials, at most {max_test} test rows, {threads} threads",
+        f"{trials} trials, at most {max_test} test samples, {threads} threads",
         "",
-        "Mean NLL of the test rows in nats, columns standardised by the training rows; "
-        "in brackets the distance to the best (bold) with its paired standard error. "
-        f"≈ is within {N_ERRORS} standard errors of the best. A star: columns with "
-        "ties were blurred by noise of their step.",
+        "Mean NLL of the test samples in nats, features standardised by the training "
+        "samples; in brackets the distance to the best (bold) with its paired standard "
+        f"error. ≈ is within {N_ERRORS} standard errors of the best. A star: features "
+        "with ties were dequantized.",
     ]
     if len(rows) < len(found):
         lines += ["", f"{len(found) - len(rows)} results of other settings left out."]
     for budget, by_set in compared.items():
         lines += ["", *table(budget, by_set, methods, rows)]
-    lines += ["", *costs(rows, methods), "", *failures(rows)]
+    lines += ["", *costs(rows, methods), "", *starts(rows, methods), *failures(rows)]
     Path(out, "report.md").write_text("\n".join(lines) + "\n")
     plot(Path(out), compared, methods, rows)
     print(f"wrote {Path(out, 'report.md')}")
@@ -156,7 +157,7 @@ def table(budget, by_set, methods, rows):
             truths[row["set"]][row["seed"]] = float(row["truth"])
     yield f"## Budget: {budget}{unit}"
     yield ""
-    yield f"| set | rows, columns | seeds | truth | {' | '.join(methods)} |"
+    yield f"| set | samples, features | seeds | truth | {' | '.join(methods)} |"
     yield "|---|---|---|---|" + "---|" * len(methods)
     for name, comparison in by_set.items():
         fact = facts.get(name, {"n_train": "?", "d": "?", "n_jittered": "0"})
@@ -182,8 +183,8 @@ def costs(rows, methods):
     yield "## Cost, medians over the sets"
     yield ""
     yield (
-        "| method | budget | fit, s | worst fit, s | trials | score, rows/s "
-        "| sample, rows/s | peak, MB | worst solver gap |"
+        "| method | budget | fit, s | worst fit, s | trials | score, samples/s "
+        "| sample, samples/s | peak, MB | worst solver gap |"
     )
     yield "|---|---|---|---|---|---|---|---|---|"
     budgets = sorted({row["budget"] for row in rows}, key=_seconds)
@@ -201,11 +202,44 @@ def costs(rows, methods):
                 f"| {method} | {budget} | {np.median(numbers('fit_seconds')):.1f} "
                 f"| {max(numbers('fit_seconds')):.1f} "
                 f"| {np.mean(numbers('trials')):.1f} "
-                f"| {np.median(numbers('score_rows_per_s')):.0f} "
-                f"| {np.median(numbers('sample_rows_per_s')):.0f} "
+                f"| {np.median(numbers('score_samples_per_s')):.0f} "
+                f"| {np.median(numbers('samples_per_s')):.0f} "
                 f"| {np.median(numbers('peak_mb')):.0f} "
                 f"| {max(numbers('solver_gap')):.2g} |"
             )
+
+
+def starts(rows, methods):
+    """Lines of a table of what skjko's fits consist of, by method and budget."""
+    made = [row for row in rows if row["n_blocks"] and not row["error"]]
+    if not made:
+        return
+    yield "## Fits of skjko: what validation chose"
+    yield ""
+    yield (
+        "| method | budget | fits | with blocks | blocks, mean | start: gaussian "
+        "| start: mixture | mixture as base |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    budgets = sorted({row["budget"] for row in made}, key=_seconds)
+    for method in methods:
+        for budget in budgets:
+            some = [r for r in made if (r["method"], r["budget"]) == (method, budget)]
+            if not some:
+                continue
+            n_blocks = np.array([int(row["n_blocks"]) for row in some])
+            shares = [(n_blocks > 0).mean()]
+            shares += [
+                np.mean([row["start"] == start for row in some])
+                for start in ("gaussian", "mixture")
+            ]
+            shares.append(np.mean([row["base"] == "mixture" for row in some]))
+            with_blocks, *others = (f"{share:.0%}" for share in shares)
+            yield (
+                f"| {method} | {budget} | {len(some)} | {with_blocks} "
+                f"| {n_blocks.mean():.2f} | {' | '.join(others)} |"
+            )
+    yield ""
 
 
 def failures(rows):
@@ -229,7 +263,7 @@ def plot(out, compared, methods, rows):
 
     budgets = list(compared)
     names = list(dict.fromkeys(n for by_set in compared.values() for n in by_set))
-    colors = dict(zip(METHODS, plt.get_cmap("tab10").colors, strict=False))
+    colors = dict(zip(METHODS, plt.get_cmap("tab20").colors, strict=False))
     n_columns = min(4, len(names))
     n_rows = math.ceil(len(names) / n_columns)
     figure, axes = plt.subplots(
@@ -248,7 +282,7 @@ def plot(out, compared, methods, rows):
         truth = [float(r["truth"]) for r in rows if r["set"] == name and r["truth"]]
         if truth:
             axis.axhline(np.mean(truth), color="black", ls=":", lw=1)
-        # What is far behind would hide all other differences.
+        # Values far behind would hide all other differences.
         finite = np.sort([v for s in [*values, truth] for v in s if math.isfinite(v)])
         if len(finite) > 2:
             low, high = finite[0], finite[-1]

@@ -1,4 +1,4 @@
-"""The results on disk: one CSV row a case, and the test rows' NLL beside it."""
+"""The results on disk: a CSV row for every case, and the NLL of its test samples."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -16,17 +16,20 @@ FIELDS = (
     "n_val",
     "n_test",
     "d",
-    "nll",  # mean over the test rows, nats, standardised units
+    "nll",  # mean over the test samples, nats, standardised units
     "nll_data",  # the same in the units of the data
-    "truth",  # of the true density on the same rows, standardised units
+    "truth",  # of the true density on the same samples, standardised units
     "fit_seconds",  # tuning included
     "trials",  # tuning trials that were finished
     "chosen",
-    "score_rows_per_s",  # of the solve that gives the NLL, however tight
-    "sample_rows_per_s",
+    "score_samples_per_s",  # of the solve that gives the NLL, however tight
+    "samples_per_s",
     "peak_mb",  # of data and fit, above the bare imports
     "solver_gap",  # mean absolute difference to a tighter solve, nats
-    "trace",  # how the scoring solve has its divergence: exact or hutchinson
+    "n_blocks",  # of skjko's model
+    "start",  # what its selection chose in front of the blocks
+    "base",  # behind them: normal or mixture
+    "trace",  # how the scoring solve computes the divergence: exact or hutchinson
     "n_jittered",
     "n_dropped",
     "note",
@@ -41,21 +44,21 @@ def key(row):
     return tuple(str(row[name]) for name in KEY)
 
 
-def rows_path(out, row):
-    """Where the negative log-likelihoods of a case's test rows are."""
-    return Path(out) / "rows" / f"{'-'.join(key(row))}.npz"
+def nll_path(out, row):
+    """Return where the negative log-likelihoods of a case's test samples are."""
+    return Path(out) / "nll" / f"{'-'.join(key(row))}.npz"
 
 
-def save_rows(out, row, nll):
+def save_nll(out, row, nll):
     """Save the negative log-likelihoods, in standardised units."""
-    path = rows_path(out, row)
+    path = nll_path(out, row)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, nll=np.asarray(nll, dtype=np.float64))
 
 
-def load_rows(out, row):
+def load_nll(out, row):
     """Load them, or None where they are missing."""
-    path = rows_path(out, row)
+    path = nll_path(out, row)
     if not path.exists():
         return None
     with np.load(path) as file:

@@ -20,33 +20,33 @@ LEFT_OUT = {
     "families graph, image, toy and adbench of the data folder": "for other benchmarks",
 }
 
-# Tables of at most so many rows go by 5-fold cross-validation: one test part of a tenth
-# would be too small to tell methods apart.
-FOLD_ROWS = 2000
+# Tables of at most so many samples are tested by 5-fold cross-validation: a test set of
+# a tenth of them would be too small to compare methods.
+FOLD_SAMPLES = 2000
 N_FOLDS = 5
-GENERATED_ROWS = 20_000
+GENERATED_SAMPLES = 20_000
 
-# No ties to look for: their preparation has added noise to every column.
-DEQUANTISED = {"bsds300_patches", "power_minute"}
+# Their preparation has added noise to every feature already.
+DEQUANTIZED = {"bsds300_patches", "power_minute"}
 
-# Columns of these do not hold densities.
+# Discrete features of these.
 DISCRETE = {"higgs_small": (8, 12, 16, 20)}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A set that can be loaded: `load(seed)` gives rows, or (train, val, test)."""
+    """A set that can be loaded: `load(seed)` gives samples, or (train, val, test)."""
 
     name: str
     family: str
-    n_rows: int
+    n_samples: int
     load: callable
     truth: callable = None
 
     @property
     def by_folds(self):
         """Whether every seed is a fold of one cross-validation."""
-        return self.n_rows <= FOLD_ROWS
+        return self.n_samples <= FOLD_SAMPLES
 
     def seeds(self, seeds):
         """Seeds to run: those asked for, or the folds."""
@@ -58,10 +58,10 @@ class Spec:
 
 @dataclass
 class Case:
-    """Standardised float32 arrays, and what is needed to give results in other units.
+    """Standardised float32 arrays, and what converts results to other units.
 
     `log_scale` is what to add to a negative log-likelihood in standardised units to
-    have it in data units; `truth` is the true one of the test rows or None.
+    have it in data units; `truth` is the true one of the test samples or None.
     """
 
     train: np.ndarray
@@ -81,20 +81,20 @@ def registry():
 
 def make(spec, seed, max_test):
     """Split, standardise by the training part, and thin out the test part."""
-    rows = spec.load(seed)
-    if isinstance(rows, tuple):
-        ends = np.cumsum([len(part) for part in rows])
+    samples = spec.load(seed)
+    if isinstance(samples, tuple):
+        ends = np.cumsum([len(part) for part in samples])
         rng = np.random.default_rng(seed)
-        # In no order, as the other sets are: methods may take the first rows as a part.
+        # Shuffled, as the other sets are: methods may take the first samples.
         parts = [rng.permutation(p) for p in np.split(np.arange(ends[2]), ends[:2])]
-        rows = np.concatenate(rows)
+        samples = np.concatenate(samples)
     elif spec.by_folds:
-        parts = _fold(len(rows), seed)
+        parts = _fold(len(samples), seed)
     else:
-        parts = _shuffled(len(rows), seed)
+        parts = _shuffled(len(samples), seed)
     n_jittered = n_dropped = 0
-    raw = np.asarray(rows, dtype=np.float64)
-    if spec.truth is None and spec.name not in DEQUANTISED:
+    raw = np.asarray(samples, dtype=np.float64)
+    if spec.truth is None and spec.name not in DEQUANTIZED:
         raw, n_dropped = drop_degenerate(raw)
         raw, n_jittered = jitter(raw, zlib.crc32(spec.name.encode()))
     train, val, test = (raw[index] for index in parts)
@@ -109,20 +109,19 @@ def make(spec, seed, max_test):
 
 
 def jitter(X, seed):
-    """Blur the columns whose values repeat by uniform noise of their lattice step.
+    """Dequantize features whose values repeat, by uniform noise of one grid step.
 
-    On tied values a likelihood has no upper bound, and the method that finds the spikes
-    best wins without end. A column repeats if a tenth of its rows share their value
-    with others or one value holds a hundredth of them. Its step is the median, over
-    the rows that share, of the distance to the next larger value: the step of a
-    lattice where the rows are, whatever gaps its tails have.
+    On tied values a likelihood has no upper bound. A feature repeats if a tenth of its
+    samples share their value with others, or if one value has a hundredth of them. Its
+    step is the median, over the samples that share, of the distance to the next larger
+    value, so that gaps in its tails do not count.
 
     Returns
     -------
     X : ndarray
         A copy.
     n_jittered : int
-        Number of columns changed.
+        Number of features changed.
     """
     X, n_jittered = X.copy(), 0
     for j, column in enumerate(X.T):
@@ -141,7 +140,7 @@ def jitter(X, seed):
 
 
 def drop_degenerate(X):
-    """Drop columns that are constant or equal to an earlier one; count them."""
+    """Drop features that are constant or equal to an earlier one; count them."""
     keep = []
     for j, column in enumerate(X.T):
         constant = np.ptp(column) == 0
@@ -151,7 +150,7 @@ def drop_degenerate(X):
 
 
 def _shuffled(n, seed):
-    """Training, validation and test rows: 80, 10 and 10 percent."""
+    """Training, validation and test samples: 80, 10 and 10 percent."""
     order = np.random.default_rng(seed).permutation(n)
     return np.split(order, [int(0.8 * n), int(0.9 * n)])
 
@@ -179,8 +178,10 @@ def _folder():
 
     for family in ("density", "uci", "tabular"):
         for name in load.names(family):
-            rows = load.info(name)["rows"]
-            yield Spec(name, family, rows, partial(_from_folder, load, name, family))
+            n_samples = load.info(name)["rows"]
+            yield Spec(
+                name, family, n_samples, partial(_from_folder, load, name, family)
+            )
 
 
 def _from_folder(load, name, family, seed):
@@ -217,8 +218,8 @@ def _generated():
         yield Spec(
             name,
             "generated",
-            GENERATED_ROWS,
-            lambda seed, t=truth: t.sample(GENERATED_ROWS, random_state=seed),
+            GENERATED_SAMPLES,
+            lambda seed, t=truth: t.sample(GENERATED_SAMPLES, random_state=seed),
             truth.score_samples,
         )
 
@@ -226,7 +227,7 @@ def _generated():
 def _sklearn():
     from sklearn import datasets
 
-    for name, n_rows in (
+    for name, n_samples in (
         ("iris", 150),
         ("wine", 178),
         ("diabetes", 442),
@@ -234,7 +235,7 @@ def _sklearn():
     ):
         loader = getattr(datasets, f"load_{name}")
         yield Spec(
-            name, "sklearn", n_rows, lambda seed, load=loader: _with_target(load())
+            name, "sklearn", n_samples, lambda seed, load=loader: _with_target(load())
         )
 
 

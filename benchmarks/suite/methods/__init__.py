@@ -5,10 +5,11 @@
 and a number of tuning trials. What it returns has
 
 - `log_prob(X)`: log-densities in nats, float64, by a solve that is accurate;
-- `sample(n, seed)`: rows;
-- `chosen`, `trials`: settings that won, and how many were tried (set by `tune`);
-- perhaps `gap(X)`: mean absolute difference to a tighter solve, `trace`: how the
-  divergence comes about, and `note`.
+- `sample(n, seed)`: samples;
+- `chosen`, `trials`: the settings with the best validation NLL, and how many were tried
+  (set by `tune`);
+- optionally `gap(X)`: mean absolute difference to a tighter solve, `trace`: how the
+  divergence is computed, `n_blocks`, `start` and `base` of skjko's models, and `note`.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -25,7 +26,11 @@ METHODS = {
     "flow_matching": ("matching", "fit"),
     "diffusion": ("diffusion", "fit"),
     "skjko": ("jko", "fit"),
+    "skjko_flow": ("jko", "fit_flow"),
+    "skjko_mixture": ("jko", "fit_mixture"),
 }
+# Variants of skjko with a fixed `init`; they run only if asked for.
+VARIANTS = ("skjko_flow", "skjko_mixture")
 
 
 def fitter(name):

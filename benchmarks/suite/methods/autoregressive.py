@@ -26,21 +26,21 @@ class Autoregressive:
 
     @torch.no_grad()
     def sample(self, n, seed):
-        """Draw rows."""
+        """Draw samples."""
         torch.manual_seed(seed)
         return self.flow().sample((n,)).numpy()
 
 
-def fit(train_rows, val, deadline, n_trials, seed, make):
+def fit(train_samples, val, deadline, n_trials, seed, make):
     """Maximum likelihood."""
 
-    def fit_one(rows, held_out, lr, share):
+    def fit_one(samples, held_out, lr, share):
         torch.manual_seed(seed)
-        X, held_out = torch.as_tensor(rows), torch.as_tensor(held_out)
+        X, held_out = torch.as_tensor(samples), torch.as_tensor(held_out)
         best, nll, n_iter = train(
             make(X.shape[1]),
             X,
-            lambda flow, rows: -flow().log_prob(rows).mean(),
+            lambda flow, samples: -flow().log_prob(samples).mean(),
             lambda flow: -flow().log_prob(held_out).mean(),
             share,
             lr=lr,
@@ -49,7 +49,7 @@ def fit(train_rows, val, deadline, n_trials, seed, make):
         )
         return nll, Autoregressive(best, f"{n_iter} iterations")
 
-    return tune_network(train_rows, val, deadline, n_trials, fit_one)
+    return tune_network(train_samples, val, deadline, n_trials, fit_one)
 
 
 def fit_nsf(train, val, deadline, n_trials, seed):

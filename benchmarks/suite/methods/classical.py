@@ -13,8 +13,8 @@ from sklearn.neighbors import KernelDensity
 
 from .tuning import thinned, tune
 
-# Every score visits all kernels: more would take minutes to score a test part.
-KERNEL_ROWS = 50_000
+# Every score visits all kernels: more would take minutes to score a test set.
+KERNEL_SAMPLES = 50_000
 
 
 class Gaussian:
@@ -30,7 +30,7 @@ class Gaussian:
         return multivariate_normal.logpdf(X, self.mean, self.covariance)
 
     def sample(self, n, seed):
-        """Draw rows."""
+        """Draw samples."""
         rng = np.random.default_rng(seed)
         return rng.multivariate_normal(self.mean, self.covariance, n)
 
@@ -46,7 +46,7 @@ class Scored:
         return self.model.score_samples(np.asarray(X, dtype=np.float64))
 
     def sample(self, n, seed):
-        """Draw rows."""
+        """Draw samples."""
         if isinstance(self.model, GaussianMixture):
             return self.model.set_params(random_state=seed).sample(n)[0]
         return self.model.sample(n, random_state=seed)
@@ -64,7 +64,7 @@ def fit_gaussian(train, val, deadline, n_trials, seed):
 def fit_mixture(train, val, deadline, n_trials, seed):
     """Mixture of full-covariance Gaussians; trials are numbers of components."""
     X = train.astype(np.float64)
-    # Every component should have about five rows a free direction at least.
+    # Every component should have about five samples a free direction at least.
     largest = int(np.clip(len(X) // (5 * (X.shape[1] + 1)), 2, 100))
     sizes = np.unique(np.geomspace(1, largest, n_trials + 1).round().astype(int)[1:])
     if len(sizes) < n_trials:
@@ -74,8 +74,8 @@ def fit_mixture(train, val, deadline, n_trials, seed):
         model = GaussianMixture(**settings, warm_start=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            # It knows no time limit: k-means and the first iterations on a part of the
-            # rows, then all rows, an iteration at a time.
+            # It has no time limit: k-means and the first iterations on a part of the
+            # samples, then all samples, an iteration at a time.
             model.set_params(max_iter=20).fit(X[:5000])
             model.set_params(max_iter=1)
             seconds, last = 0.0, -np.inf
@@ -95,19 +95,19 @@ def fit_mixture(train, val, deadline, n_trials, seed):
 
 def fit_kernel(train, val, deadline, n_trials, seed):
     """Gaussian kernels; trials are bandwidths, as shares of Scott's."""
-    X, held_out = thinned(train, KERNEL_ROWS).astype(np.float64), thinned(val)
+    X, held_out = thinned(train, KERNEL_SAMPLES).astype(np.float64), thinned(val)
     scott = len(X) ** (-1 / (X.shape[1] + 4))
 
     def fit_one(settings, share):
         model = KernelDensity(**settings).fit(X)
-        # All the work is in scoring: as many validation rows as there is time for.
+        # The time goes into scoring: as many validation samples as there is time for.
         start, n = perf_counter(), min(20, len(held_out))
         model.score_samples(held_out[:n])
-        a_row = (perf_counter() - start) / n
-        left = max(share - perf_counter(), 0.0) / a_row
-        rows = held_out[: int(np.clip(left, n, len(held_out)))]
-        note = f"{len(X)} kernels, tuned on {len(rows)} rows"
-        return -model.score(rows) / len(rows), Scored(model, note)
+        a_sample = (perf_counter() - start) / n
+        left = max(share - perf_counter(), 0.0) / a_sample
+        samples = held_out[: int(np.clip(left, n, len(held_out)))]
+        note = f"{len(X)} kernels, tuned on {len(samples)} samples"
+        return -model.score(samples) / len(samples), Scored(model, note)
 
     factors = np.geomspace(0.25, 1.0, n_trials)[::-1]
     return tune([{"bandwidth": float(f * scott)} for f in factors], fit_one, deadline)

@@ -11,11 +11,11 @@ from .training import train
 from .whitening import tune_network
 
 BATCH_SIZE = 512
-# Above so many columns training estimates the trace by one random direction.
-EXACT_COLUMNS = 4
-# Validation solves as training does: half a thousand rows tell settings apart.
-VALIDATION_ROWS = 500
-# An iteration solves twice, adaptively: without a deadline fewer have to do.
+# Above so many features training estimates the trace by one random direction.
+EXACT_FEATURES = 4
+# Validation solves as training does; 500 samples are enough to compare settings.
+VALIDATION_SAMPLES = 500
+# Fewer than for other methods without a deadline: an iteration solves twice.
 MAX_ITER = 5_000
 
 
@@ -31,13 +31,14 @@ class Field(nn.Module):
         return self.transform.f(t, x)
 
 
-def fit(train_rows, val, deadline, n_trials, seed):
+def fit(train_samples, val, deadline, n_trials, seed):
     """Time runs from data at 0 to noise at 1."""
-    d = train_rows.shape[1]
+    d = train_samples.shape[1]
 
-    def fit_one(rows, held_out, lr, share):
+    def fit_one(samples, held_out, lr, share):
         torch.manual_seed(seed)
-        X, held_out = torch.as_tensor(rows), torch.as_tensor(held_out[:VALIDATION_ROWS])
+        X = torch.as_tensor(samples)
+        held_out = torch.as_tensor(held_out[:VALIDATION_SAMPLES])
 
         def validate(flow):
             flow.eval()
@@ -46,7 +47,7 @@ def fit(train_rows, val, deadline, n_trials, seed):
         flow = zuko.flows.CNF(
             d,
             hidden_features=(64, 64, 64),
-            exact=d <= EXACT_COLUMNS,
+            exact=d <= EXACT_FEATURES,
             atol=1e-5,
             rtol=1e-4,
         )
@@ -56,7 +57,7 @@ def fit(train_rows, val, deadline, n_trials, seed):
         best, nll, n_iter = train(
             flow,
             X,
-            lambda flow, rows: -flow().log_prob(rows).mean(),
+            lambda flow, samples: -flow().log_prob(samples).mean(),
             validate,
             share,
             lr=lr,
@@ -67,4 +68,4 @@ def fit(train_rows, val, deadline, n_trials, seed):
         field = Field(best.transform)
         return nll, ContinuousFlow(field, d, 0.0, 1.0, note=f"{n_iter} iterations")
 
-    return tune_network(train_rows, val, deadline, n_trials, fit_one)
+    return tune_network(train_samples, val, deadline, n_trials, fit_one)

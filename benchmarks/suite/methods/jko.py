@@ -1,4 +1,4 @@
-"""skjko itself."""
+"""skjko itself: the default, and with what stands in front of the blocks fixed."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -8,23 +8,25 @@ from time import perf_counter
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from tight import tight_log_density
 
-from skjko import JKOFlowDensity
+from skjko import JKOFlowDensity, JKOSchedule, MLPField
 
 from .tuning import thinned, tune
 
 
-def trials(n_features):
+def trials(n_features, init="auto"):
     """Settings to choose from, the defaults first."""
-    smoother = {"frequency": 4.0} if n_features <= 3 else {"batch_size": 250}
-    return (
-        {},
-        {"mixture_map": None, "learning_rate_init": 0.02, "alpha": 0.3},
+    regularized = {"learning_rate_init": 0.02, "alpha": 0.3}
+    smoother = {"field__frequency": 4.0} if n_features <= 3 else {"batch_size": 250}
+    others = (
         smoother,
-        {"hidden_layer_sizes": (256, 256)},
-        {"step_size": 2.0},
+        {"field__hidden_layer_sizes": (256, 256)},
+        {"schedule__step_size": 2.0},
     )
+    if init == "auto":
+        first = ({}, {"init": "gaussian", **regularized}, {"init": "mixture"})
+        return first + others
+    return tuple({"init": init, **more} for more in ({}, regularized, *others))
 
 
 class Flow:
@@ -34,40 +36,58 @@ class Flow:
 
     def __init__(self, model):
         self.model = model
-        self.note = f"{model.n_blocks_} blocks, {model.n_iter_} iterations"
+        self.n_blocks = model.n_blocks_
+        # No selection is made where there is nothing to choose from.
+        chosen = [c for c in model.selection_ if c.chosen]
+        self.start = chosen[-1].start if chosen else model.init
+        self.base = "normal" if model.base_ is None else "mixture"
+        transforms = chosen[-1].transforms if chosen else "none"
+        self.note = f"{model.n_iter_} iterations, transforms {transforms}"
 
     def log_prob(self, X):
         """Log-densities in nats."""
         return self.model.score_samples(X)
 
     def sample(self, n, seed):
-        """Draw rows."""
+        """Draw samples."""
         return self.model.sample(n, random_state=seed)
 
     def gap(self, X):
         """Mean absolute difference to a solve at 1e-8."""
-        return np.abs(self.log_prob(X) - tight_log_density(self.model, X)).mean()
+        return np.abs(self.model.likelihood_error(X)).mean()
 
 
 def limited(settings, share):
     """Settings under which a fit is done by the deadline `share`."""
     if not math.isfinite(share):
         return settings
-    # A limit is about that of the training: what is before and after takes time too.
+    # The limit is for `fit`; validation of the setting takes time too.
     return {"time_limit": max(0.9 * (share - perf_counter()), 0.1), **settings}
 
 
-def fit(train, val, deadline, n_trials, seed):
-    """Fit the defaults and settings beside them."""
+def fit(train, val, deadline, n_trials, seed, init="auto"):
+    """Fit the defaults and the settings after them."""
     held_out = thinned(val)
 
     def fit_one(settings, share):
         with warnings.catch_warnings():
-            # The solver gap is a result of its own.
+            # The solver's error is recorded in the results.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            settings = limited(settings, share)
-            model = JKOFlowDensity(random_state=seed, **settings)
+            model = JKOFlowDensity(
+                field=MLPField(), schedule=JKOSchedule(), random_state=seed
+            )
+            model.set_params(**limited(settings, share))
             model.fit(train, X_val=held_out)
         return -model.score(held_out), Flow(model)
 
-    return tune(trials(train.shape[1])[:n_trials], fit_one, deadline)
+    return tune(trials(train.shape[1], init)[:n_trials], fit_one, deadline)
+
+
+def fit_flow(train, val, deadline, n_trials, seed):
+    """The flow alone, behind a whitening."""
+    return fit(train, val, deadline, n_trials, seed, "gaussian")
+
+
+def fit_mixture(train, val, deadline, n_trials, seed):
+    """The flow behind a mixture."""
+    return fit(train, val, deadline, n_trials, seed, "mixture")

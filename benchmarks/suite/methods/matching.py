@@ -18,12 +18,12 @@ BATCH_SIZE = 256
 
 
 def coupled_noise(x, generator):
-    """Noise rows in the order that optimally transports them to the rows of x."""
+    """Noise in the order that optimally transports it to the samples of x."""
     z = torch.randn(x.shape, generator=generator)
-    # In pieces: validation comes with more rows than a batch.
+    # In pieces: there are more validation samples than a batch has.
     pieces = []
-    for rows, noise in zip(x.split(BATCH_SIZE), z.split(BATCH_SIZE), strict=True):
-        cost = torch.cdist(rows, noise).square().numpy()
+    for samples, noise in zip(x.split(BATCH_SIZE), z.split(BATCH_SIZE), strict=True):
+        cost = torch.cdist(samples, noise).square().numpy()
         pieces.append(noise[torch.as_tensor(linear_sum_assignment(cost)[1])])
     return torch.cat(pieces)
 

@@ -1,4 +1,4 @@
-"""The network of the peers that regress a field on noised rows."""
+"""The network of the rivals that regress a field on samples with noise."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class TimedMLP(nn.Module):
-    """Multi-layer perceptron of rows and a time, which is a scalar or one a row."""
+    """Multi-layer perceptron of samples and times: a scalar, or one time a sample."""
 
     def __init__(self, n_features, width=128, n_layers=3, n_frequencies=4):
         super().__init__()

@@ -9,8 +9,8 @@ import torch
 from torch.func import jvp, vmap
 from torchdiffeq import odeint
 
-# Up to so many columns the divergence is the exact trace of the Jacobian.
-EXACT_COLUMNS = 64
+# Up to so many features the divergence is the exact trace of the Jacobian.
+EXACT_FEATURES = 64
 N_PROBES = 64
 # A field that needs more steps than this is broken: an error, not an endless solve.
 # The first step is given: the solver's own guess fails where a field is nearly zero.
@@ -37,13 +37,13 @@ def velocity_and_divergence(field, t, x, axes, factor):
         tangent = axis.expand_as(x)
         return (jvp(lambda y: field(t, y), (x,), (tangent,))[1] * axis).sum(1)
 
-    # In chunks, so that memory does not grow with the number of columns.
+    # In chunks, so that memory does not grow with the number of features.
     return field(t, x), factor * vmap(along, chunk_size=8)(axes).sum(0)
 
 
 @torch.no_grad()
 def log_prob(field, x, times, tol, n_probes=None):
-    """Log-density of rows whose flow over `times` ends in the standard normal."""
+    """Log-density of samples whose flow over `times` ends in the standard normal."""
     axes, factor = directions(x, n_probes)
 
     def dynamics(t, state):
@@ -70,7 +70,7 @@ class ContinuousFlow:
         self.n_features = n_features
         self.times = (data_time, base_time)
         self.note = note
-        exact = n_features <= EXACT_COLUMNS
+        exact = n_features <= EXACT_FEATURES
         self.n_probes = None if exact else N_PROBES
         self.trace = "exact" if exact else f"hutchinson {N_PROBES}"
 
@@ -80,13 +80,13 @@ class ContinuousFlow:
         return log_prob(self.field, x, self.times, tol, self.n_probes).numpy()
 
     def gap(self, X):
-        """What a tolerance a hundred times tighter changes, on a hundred rows."""
+        """What a tolerance a hundred times tighter changes, on a hundred samples."""
         X = X[:100]
         return abs(self.log_prob(X) - self.log_prob(X, tol=1e-8)).mean()
 
     @torch.no_grad()
     def sample(self, n, seed, tol=1e-5):
-        """Draw rows."""
+        """Draw samples."""
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(n, self.n_features, generator=generator, dtype=torch.float64)
         times = torch.tensor(self.times[::-1], dtype=torch.float64)

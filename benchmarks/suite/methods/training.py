@@ -1,4 +1,4 @@
-"""The training loop of all peers with networks."""
+"""The training loop of all rivals with networks."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -8,7 +8,7 @@ from time import perf_counter
 
 import torch
 
-# Without a deadline: a generous end, which early stopping comes before.
+# Without a deadline; early stopping usually ends training before.
 MAX_ITER = 30_000
 # When validation has not improved for so many checks, training goes back to the best
 # weights and on at a fifth of the learning rate; it stops after so many times.
@@ -30,16 +30,16 @@ def train(
 ):
     """Train by Adam and return the best weights.
 
-    The learning rate falls along a cosine to zero at the deadline, so that a short
-    budget is as well used as a long one. What is validated, and kept, is the running
-    average of the weights. Validation takes a fifth of the time at most.
+    The learning rate falls along a cosine to zero at the deadline, for any budget. The
+    running average of the weights is validated and kept. Validation takes a fifth of
+    the time at most.
 
     Parameters
     ----------
     module : torch.nn.Module
         Trained in place.
     X : Tensor of shape (n, d)
-        Training rows.
+        Training samples.
     loss : callable
         `(module, batch) -> scalar`.
     validate : callable
@@ -107,7 +107,7 @@ def train(
                 1 - keep,
             )
         since = perf_counter() - last
-        # Often at first: on a small table the best weights come soon.
+        # Often at first: on small tables the best weights come early.
         if math.isfinite(deadline):
             is_time = since >= (deadline - start) / 25
             due = is_time or n_since >= max(50, n_iter // 10)

@@ -8,19 +8,19 @@ import numpy as np
 
 # Rows that a validation NLL is taken over at most, so that deciding stays cheap beside
 # training on large tables.
-VALIDATION_ROWS = 2000
+VALIDATION_SAMPLES = 2000
 
 
 def tune(candidates, fit_one, deadline):
     """Fit with every setting in turn and return the best.
 
-    What time is left is shared equally between the settings left. A setting that fails
-    is out; a first one is tried whatever the time.
+    The time left is shared equally between the settings left. A setting that fails is
+    left out; one at least is tried, whatever the time.
 
     Parameters
     ----------
     candidates : sequence of dict
-        Settings, the most trusted first.
+        Settings, in the order in which they are tried.
     fit_one : callable
         `(settings, deadline) -> (validation NLL, fitted)`.
     deadline : float
@@ -48,6 +48,6 @@ def tune(candidates, fit_one, deadline):
     return fitted
 
 
-def thinned(X, n=VALIDATION_ROWS):
-    """The first n rows: parts are shuffled already."""
+def thinned(X, n=VALIDATION_SAMPLES):
+    """The first n samples: parts are shuffled already."""
     return X[:n]

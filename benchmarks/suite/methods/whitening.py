@@ -1,4 +1,4 @@
-"""Whitening around a peer: skjko has it inside, so its rivals get to choose it."""
+"""Whitening around a rival: skjko has it inside, so the tuning of rivals has it too."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from .tuning import thinned, tune
 
-# Learning rate, and whether rows are whitened or standardised alone: whitening helps
-# with strong correlations, but turns the axes that autoregressive flows go by.
+# Learning rate, and whether samples are whitened or only standardised: whitening helps
+# with strong correlations, but rotates the axes of autoregressive flows.
 SETTINGS = (
     {"lr": 1e-3, "whiten": True},
     {"lr": 3e-3, "whiten": False},
@@ -19,7 +19,7 @@ SETTINGS = (
 
 
 class Whitening:
-    """Linear map of rows to zero mean and unit covariance."""
+    """Linear map of samples to zero mean and unit covariance."""
 
     def __init__(self, X):
         X = X.astype(np.float64)
@@ -32,22 +32,22 @@ class Whitening:
         self.log_det = -np.log(deviations).sum()
 
     def forward(self, X):
-        """Whitened rows, in the type of X."""
+        """Whitened samples, in the type of X."""
         return ((X - self.mean) @ self.forward_matrix).astype(X.dtype)
 
     def inverse(self, Z):
-        """The rows that are whitened to Z."""
+        """The samples that are whitened to Z."""
         return Z @ self.inverse_matrix + self.mean
 
 
 class Whitened:
-    """A fitted method on whitened rows, as one on the rows themselves."""
+    """A fitted method on whitened samples, as one on the samples themselves."""
 
     def __init__(self, fitted, whitening):
         self.fitted, self.whitening = fitted, whitening
         self.note = fitted.note
         self.trace = getattr(fitted, "trace", "")
-        # Only what is solved has a gap.
+        # Only continuous-time flows have a solver.
         if hasattr(fitted, "gap"):
             self.gap = self._gap
 
@@ -61,12 +61,12 @@ class Whitened:
         return self.fitted.gap(self.whitening.forward(np.asarray(X, dtype=np.float64)))
 
     def sample(self, n, seed):
-        """Draw rows."""
+        """Draw samples."""
         return self.whitening.inverse(self.fitted.sample(n, seed))
 
 
 def tune_network(train, val, deadline, n_trials, fit_one):
-    """Tune a network's learning rate and whether it sees whitened rows.
+    """Tune a network's learning rate and whether it sees whitened samples.
 
     `fit_one(train, held_out, lr, deadline)` returns (validation NLL, fitted).
     """
@@ -76,8 +76,8 @@ def tune_network(train, val, deadline, n_trials, fit_one):
         if not settings["whiten"]:
             return fit_one(train, held_out, settings["lr"], share)
         whitening = Whitening(train)
-        rows, held_out = whitening.forward(train), whitening.forward(held_out)
-        nll, fitted = fit_one(rows, held_out, settings["lr"], share)
+        samples, held_out = whitening.forward(train), whitening.forward(held_out)
+        nll, fitted = fit_one(samples, held_out, settings["lr"], share)
         return nll - whitening.log_det, Whitened(fitted, whitening)
 
     return tune(SETTINGS[:n_trials], fit_around, deadline)

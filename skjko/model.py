@@ -73,8 +73,10 @@ class Model:
             return self.transforms.log_prob(X)
         z, degenerate, log_det = self._forward(X)
         y, increment = self._in_chunks(self.flow, z)
-        score = self.base.log_prob(y) + increment + log_det
-        score += normal_log_prob(degenerate)
+        # Samples so far out that their image is infinite have no density.
+        with np.errstate(invalid="ignore"):
+            score = self.base.log_prob(y) + increment + log_det
+            score += normal_log_prob(degenerate)
         return np.where(_is_finite(z.numpy()), score, -np.inf)
 
     def solver_error(self, X):
@@ -120,7 +122,8 @@ class Model:
                         lambda x, block=block: block(x)[:2], torch.as_tensor(x[rows])
                     )
                     x[rows], log_det[rows] = solution[0], log_det[rows] + solution[1]
-                scores[rows] = base.log_prob(x[rows]) + log_det[rows]
+                with np.errstate(invalid="ignore"):
+                    scores[rows] = base.log_prob(x[rows]) + log_det[rows]
             yield np.where(is_finite, scores, -np.inf)
 
     def trajectory(self, X, n_between=0, transforms=True):

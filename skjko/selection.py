@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.base import clone
 
 from skjko.candidates import Candidate, fold_of
+from skjko.data import chunks
 from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain
 from skjko.transforms.marginals import MarginalMixtures
@@ -210,7 +211,7 @@ def _subset(splits):
     for (X, weight), validation in splits:
         if len(X) > size:
             some = np.linspace(0, len(X) - 1, size).astype(int)
-            extreme = np.setdiff1d([X.argmin(axis=0), X.argmax(axis=0)], some)
+            extreme = np.setdiff1d(chunks.extremes(X), some)
             scale = np.r_[np.full(size, len(X) / size), np.ones(len(extreme))]
             some = np.r_[some, extreme]
             order = np.argsort(some)

@@ -84,6 +84,20 @@ def first_true(test, X):
     return None
 
 
+def extremes(X):
+    """Return the rows of the smallest and of the largest value of every column."""
+    lowest, highest = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
+    rows = np.zeros((2, X.shape[1]), dtype=int)
+    columns = np.arange(X.shape[1])
+    for where, part in in_float64(X):
+        for i, index in enumerate((part.argmin(axis=0), part.argmax(axis=0))):
+            values = part[index, columns]
+            better = values < lowest if i == 0 else values > highest
+            rows[i, better] = where.start + index[better]
+            (lowest, highest)[i][better] = values[better]
+    return rows
+
+
 def fits_memory(shape, dtype):
     """Whether an array is no larger than its share of the working memory."""
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize

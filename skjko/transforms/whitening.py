@@ -196,7 +196,12 @@ class Whitening(Transform):
         with np.errstate(over="ignore"):
             U = (X - self.mean_) / self.scale_
         U = np.clip(U, -self._farthest, self._farthest)
-        return U @ self._components.T, np.full(len(X), self._log_det)
+        Y = U @ self._components.T
+        if self.n_degenerate_:
+            # In units of rounding, which must not depend on the samples beside.
+            last = self._components[-self.n_degenerate_ :]
+            Y[:, -self.n_degenerate_ :] = np.einsum("ij,kj->ik", U, last)
+        return Y, np.full(len(X), self._log_det)
 
     def inverse(self, Y: Floats) -> Floats:
         """Map samples back; what overflows gets the largest numbers."""

@@ -10,7 +10,7 @@ is better) of four estimators:
 - GaussianMixture and KernelDensity of scikit-learn, tuned.
 
 Part one also draws quickstart.png: the density, and how the flow moves samples block by
-block. All of it takes about two minutes on two CPU cores.
+block. All of it takes about three minutes on one CPU core.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause

@@ -201,7 +201,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
 
     # ------------------------------------------------------------------ fitting
 
-    @typed(_fit_context(prefer_skip_nested_validation=True))
+    @typed(_fit_context(prefer_skip_nested_validation=False))
     def fit(
         self,
         X: ArrayLike,

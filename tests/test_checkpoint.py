@@ -58,7 +58,7 @@ CASES = {
     "transforms": ({"transforms": "auto", "max_blocks": 1}, lumps()[:150, :2]),
 }
 # With a limit far below what `max_iter` iterations take, by the clock of the tests.
-LIMITED = {"time_limit": 1.0, "max_iter": 10_000}
+LIMITED = {"time_limit": 0.4, "max_iter": 10_000}
 SMALL = {"early_stopping": False, "max_blocks": 1}
 
 

@@ -127,6 +127,10 @@ class BlockFit:
         return min(max(self._n_done / self._max_iter, self._budget.progress), 1.0)
 
     @property
+    def _is_limited(self):
+        return math.isfinite(self._budget.seconds)
+
+    @property
     def failed(self):
         """Whether training exploded too often on one of the folds."""
         return any(trainer.failed for trainer in self._trainers)
@@ -169,13 +173,14 @@ class BlockFit:
             for trainer in self._trainers:
                 trainer.step_size = step_size
 
-    def search(self, start=None):
+    def search(self, start=None, is_pretrained=False):
         """Train for as long as validation improves, and take the best weights.
 
         A new block, with `start` None, is judged by the likelihood that it gives, and
         has to be better than none. One that is trained again, from the blocks `start`,
         serves the blocks after it, and is judged by the JKO objective. Where the
-        iterations are planned, so many are run.
+        iterations are planned, so many are run. A new block that is pretrained may also
+        stay as it is.
         """
         if self._planned is not None:
             self.run(self._planned.n_iter, start)
@@ -189,13 +194,24 @@ class BlockFit:
         before = self._objective(start, step_size)
         best = pooled(self._validation, before)[0]
         self._best, self._n_best = copy.deepcopy(start), self._n_done
+        if is_pretrained:
+            values = self._objective(self._averages(), step_size)
+            value = pooled(self._validation, values)[0]
+            if value < best:
+                best, self._best = value, copy.deepcopy(self._averages())
         n_few = self._iterations_of(_MIN_EPOCHS)
         n_worse, n = 0, self._config.n_evaluations
+        seconds, clock = 0.0, self._budget.clock
         while self.progress < 1 and not self.failed:
             target = (math.floor(self.progress * n) + 1) / n
+            begin = clock()
             self._advance(target)
-            averages = self._averages()
+            # Under a time limit, evaluations take no more of it than the training.
+            while self._is_limited and clock() - begin < seconds and self.progress < 1:
+                self._advance(self.progress)
+            averages, begin = self._averages(), clock()
             values = self._objective(averages, step_size)
+            seconds = clock() - begin
             value = pooled(self._validation, values)[0]
             self._evaluations.append((self._n_done, value))
             self._budget.report("evaluation", n_iter=self._n_done, objective=value)

@@ -82,6 +82,8 @@ class FlowTrainer:
         Numbers of blocks that could not be trained.
     interrupted : bool
         Whether the user interrupted the training. Finished blocks are kept.
+    behind : list of Fold
+        The folds behind all blocks.
     """
 
     def __init__(self, folds, new_field, config, run, name, flows=None, rounds=()):
@@ -90,7 +92,9 @@ class FlowTrainer:
         self.flows = flows or [[] for _ in folds]
         self.rounds = list(rounds)
         self.failed, self.interrupted = [], False
-        self._behind, self._start = self._pushed(self.flows), None
+        self.behind = self._pushed(self.flows)
+        self._start, self._pretraining = None, []
+        self._dropped_early = False
 
     # ------------------------------------------------------------------- results
 
@@ -98,11 +102,6 @@ class FlowTrainer:
     def decides(self):
         """Whether there are validation samples to decide by."""
         return self.folds[0].validation is not None
-
-    @property
-    def behind(self):
-        """The folds behind all blocks."""
-        return self._behind
 
     def behind_some(self, n):
         """Return the folds behind all blocks, with at most n training samples."""
@@ -118,7 +117,7 @@ class FlowTrainer:
 
         return [
             Fold(partial(train, fold, flow), behind.validation, behind.log_det)
-            for fold, flow, behind in zip(self.folds, blocks, self._behind, strict=True)
+            for fold, flow, behind in zip(self.folds, blocks, self.behind, strict=True)
         ]
 
     @property
@@ -139,14 +138,14 @@ class FlowTrainer:
 
     def losses(self):
         """Return -log p of the validation samples, one tensor a fold."""
-        return [fold.nll(self.config.base) for fold in self._behind]
+        return [fold.nll(self.config.base) for fold in self.behind]
 
     # ------------------------------------------------------------------- rounds
 
     def use(self, folds):
         """Train on other folds from now on, of the same validation samples."""
         self.folds = folds
-        self._behind = self._pushed(self.flows)
+        self.behind = self._pushed(self.flows)
 
     def train(self, rounds, share=1.0):
         """Grow, then at most so many rounds of the others, while they help.
@@ -204,8 +203,9 @@ class FlowTrainer:
         if result.blocks is not None:
             blocks = result.blocks_like(start)
             behind = self._pushed([[block] for block in blocks])
-            if self._start is None or self._gain(self._behind, behind) > 0:
-                self._start, self._behind = blocks, behind
+            if self._start is None or self._gain(self.behind, behind) > 0:
+                self._start, self.behind = blocks, behind
+                self._pretraining += result.losses
         return self.losses()
 
     def grow(self, step_sizes, share=1.0, plan=None):
@@ -319,6 +319,7 @@ class FlowTrainer:
                     break
                 part, h = _part(share, i, i + len(left)), left.pop(0)
                 start = self._begin(kind, flows, folds, h, i, again)
+                is_pretrained = start[0].field in [b.field for b in self._start or []]
                 task = self._task(kind, i, len(records) + 1, h, part)
                 with self.run.running(task) as job:
                     if job.result is None:
@@ -326,7 +327,7 @@ class FlowTrainer:
                         fit = BlockFit(folds, start, config, job, planned)
                         if evenly is not None:
                             fit.even_out(*evenly)
-                        fit.search(again and start)
+                        fit.search(again and start, is_pretrained)
                         job.result = fit.result()
                 result = job.result
                 n_minibatches += result.n_minibatches
@@ -337,10 +338,13 @@ class FlowTrainer:
                     break
                 blocks = result.blocks_like(start)
                 pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
-                record = self._record(result, folds, blocks, pushed)
+                before = self._pretraining if is_pretrained else []
+                record = self._record(result, folds, blocks, pushed, before)
                 has_to_gain = plan is None and again is None
                 if has_to_gain and not self._gain(folds, pushed) > 1:
                     moved = displacement_share(folds, blocks)
+                    early = result.n_iter <= _EARLY * result.n_planned
+                    self._dropped_early |= early and kind == GROW
                     if moved < config.movement_tol or result.overfits:
                         left = [h for h in left if math.isinf(h)]
                     self._report(task, "dropped", result, record)
@@ -367,7 +371,7 @@ class FlowTrainer:
             accepted = self._gain(self._pushed(self.flows), folds) >= _LEAST_GAIN[kind]
         self.rounds.append(Round(kind, records, n_kept, accepted, n_minibatches))
         if accepted:
-            self.flows, self._behind = flows, folds
+            self.flows, self.behind = flows, folds
         return accepted
 
     def _begin(self, kind, flows, folds, step_size, attempt, again=None):
@@ -443,9 +447,12 @@ class FlowTrainer:
     def _overfits(self):
         """Whether a block was at its best well before its training was over."""
         if self.interrupted or not (self.decides and self.records):
-            return False
+            return self._dropped_early and not self.interrupted
         latest = [r for r in self.rounds if r.accepted][-1]
-        early = any(r.n_iter <= _EARLY * r.n_planned for r in latest.records)
+        early = any(
+            r.n_iter - r.n_pretrained <= _EARLY * (r.n_planned - r.n_pretrained)
+            for r in latest.records
+        )
         return early and latest.kind != REGULARIZE
 
     def _task(self, kind, attempt, number, step_size, share):
@@ -468,17 +475,18 @@ class FlowTrainer:
             behind.append(fold)
         return behind
 
-    def _record(self, result, folds, blocks, pushed):
+    def _record(self, result, folds, blocks, pushed, before):
         score = None
         if self.decides:
             score = -pooled(pushed, [f.nll(self.config.base) for f in pushed])[0]
         return BlockRecord(
             result.step_size,
-            result.n_iter,
-            result.n_planned,
+            result.n_iter + len(before),
+            result.n_planned + len(before),
             displacement(folds, blocks),
-            result.losses,
+            [*before, *result.losses],
             score,
+            len(before),
         )
 
     def _gain(self, before, after):

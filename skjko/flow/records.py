@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 
 @dataclass
 class BlockRecord:
-    """What training a block came to; the iterations as in `BlockResult`."""
+    """What training a block came to; the iterations as in `BlockResult`.
+
+    Of `n_iter` and `n_planned`, `n_pretrained` were run before its round.
+    """
 
     step_size: float
     n_iter: int
@@ -15,6 +18,7 @@ class BlockRecord:
     displacement: float
     losses: list[float]
     validation_score: float | None = None
+    n_pretrained: int = 0
 
 
 @dataclass

@@ -178,7 +178,8 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         Number of iterations of all blocks in all rounds, at least 1.
 
     n_iter_per_block_ : ndarray of shape (n_blocks_,)
-        The same for every block, in the last round that trained it.
+        The same for every block, in the last round that trained it, with what it was
+        trained for selection.
 
     loss_curve_ : list of float
         JKO objective of every iteration, round after round and block after block.

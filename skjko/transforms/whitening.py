@@ -21,8 +21,8 @@ _CONSTANT_SCALE = 1e-5
 # Principal directions of the correlation matrix whose variance is rounding, of so many
 # units in the last place, are degenerate: no flow is trained along them.
 _ULPS = 16
-# Samples that decide whether the covariance is shrunk.
-_MAX_SAMPLES = 4000
+# Samples that decide whether the covariance is shrunk, and what that may cost in nats.
+_MAX_SAMPLES, _LARGEST_LOSS = 4000, 1.0
 # The least normal number, and the greatest.
 _TINY, _LARGEST = np.finfo(float).tiny, np.finfo(float).max
 
@@ -34,9 +34,9 @@ class Whitening(Transform):
     """Samples to zero mean and unit covariance, by their principal components.
 
     Features are scaled to unit variance first, so that shrinkage (Ledoit and Wolf,
-    2004) does not depend on their units. The covariance is shrunk if two halves of the
-    samples prefer that. A standard normal distribution behind the map is a Gaussian
-    with full covariance.
+    2004) does not depend on their units. It is left out where it costs other samples
+    more than a nat. A standard normal distribution behind the map is a Gaussian with
+    full covariance.
 
     Parameters
     ----------
@@ -211,9 +211,10 @@ class Whitening(Transform):
 
 
 def _prefer_shrinkage(Z: Floats, weight: Floats) -> bool:
-    """Whether other samples are more likely with a covariance that is shrunk.
+    """Whether a covariance that is shrunk costs other samples no more than a nat.
 
-    Z are scaled samples of about zero mean; their halves score each other.
+    A mixture behind the whitening gains by shrinkage even where one Gaussian loses
+    some. Z are scaled samples of about zero mean; their halves score each other.
     """
     n, d = Z.shape
     first = np.arange(n) % 2 == 0
@@ -232,7 +233,8 @@ def _prefer_shrinkage(Z: Floats, weight: Floats) -> bool:
             shrunk = (1 - by) * values + by * mean_variance
             shrunk = np.maximum(shrunk, _ULPS * d * np.finfo(float).eps * mean_variance)
             gain -= sign * (np.log(shrunk) + others / shrunk).sum()
-    return gain > 0
+    # Of two halves, in twice their nats a sample.
+    return gain > -4 * _LARGEST_LOSS
 
 
 def _shrinkage(squares: Floats, fourths: Floats, trace: Floats, n: int) -> float:

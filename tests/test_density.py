@@ -690,7 +690,7 @@ def with_base():
         max_blocks=1,
         max_iter=60,
         random_state=0,
-    ).fit(curved(1000))
+    ).fit(curved(2000))
     assert density.n_blocks_ == 1
     assert density.base_.n_components_ > 1
     return density

@@ -178,8 +178,7 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         Number of iterations of all blocks in all rounds, at least 1.
 
     n_iter_per_block_ : ndarray of shape (n_blocks_,)
-        The same for every block, in the last round that trained it, with what it was
-        trained for selection.
+        The same for every block, in its last round, with its training for selection.
 
     loss_curve_ : list of float
         JKO objective of every iteration, round after round and block after block.
@@ -371,9 +370,10 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         split_seed = seed if earlier is None else earlier.seed
         fit_config, field = config.fit_config(self, len(X), support, earlier)
         run = Run(seed, listeners, clock)
-        fitted, points = fitting.fit(
-            X, weight, X_val, fit_config, run, split_seed, earlier
-        )
+        with checkpoints.reading(store):
+            fitted, points = fitting.fit(
+                X, weight, X_val, fit_config, run, split_seed, earlier
+            )
         errors = fitting.choose_steps(
             fitted.model, points, X, split_seed, fit_config.tol
         )

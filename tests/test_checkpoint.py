@@ -731,8 +731,7 @@ def test_edited_files_with_the_right_checksum_are_refused_or_work(n, done, tmp_p
         path.write_bytes(file_format.dump(kind, FORMAT_VERSION, model, arrays))
         try:
             assert np.isfinite(gone_on(folder).score_samples(ring(90))).all()
-        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
-            # No accident makes such a file: any error will do, but no bad model.
+        except (ValueError, RuntimeError):
             n_refused += 1
         shutil.rmtree(folder)
         shutil.copytree(done, folder)

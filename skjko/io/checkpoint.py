@@ -10,6 +10,7 @@ never changed: whenever a process dies, its files are whole, and fit together.
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,23 @@ def begin(estimator, data, support, earlier=None):
     return rng, Checkpoint(folder, _digest(fit))
 
 
+@contextmanager
+def reading(checkpoint):
+    """Say of errors in a fit that goes on from a checkpoint that it may be the reason.
+
+    The files are checked one by one; one that was edited on purpose may not fit.
+    """
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError) as error:
+        if checkpoint is None or not checkpoint.has_read:
+            raise
+        raise ValueError(
+            f"Cannot go on from {str(checkpoint.folder)!r}: its files do not fit "
+            f"together ({error}). Delete the folder to start anew."
+        ) from error
+
+
 class Checkpoint(Listener):
     """The results of the tasks of one fit, a file for each.
 
@@ -100,8 +118,13 @@ class Checkpoint(Listener):
     """
 
     def __init__(self, folder, fit):
-        self._folder, self._fit = folder, fit
+        self.folder, self._fit = folder, fit
         self._known = set()
+
+    @property
+    def has_read(self):
+        """Whether the result of a task was there."""
+        return bool(self._known)
 
     def on_begin(self, task):
         """Return the result of a task and its seconds, if its file is there.
@@ -145,7 +168,7 @@ class Checkpoint(Listener):
     def _path(self, task):
         name = hashlib.sha256(task.key.encode()).hexdigest()[:16]
         kind = task.info.get("kind", "task")
-        return self._folder / f"{kind}-{name}.safetensors"
+        return self.folder / f"{kind}-{name}.safetensors"
 
     def _parse(self, content, task):
         model, arrays = _content(content, _TASK, {"fit", "task", "seconds", "result"})

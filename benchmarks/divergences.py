@@ -28,13 +28,14 @@ from time import process_time
 
 import numpy as np
 import torch
-from skjko.flow.block_trainer import BlockTrainer, TrainingConfig
 
 from skjko import JKOFlowDensity, MLPField, RungeKutta, metrics
 from skjko.datasets import skewed_copula
 from skjko.flow import fields
+from skjko.flow.block_training import BlockTrainer
 from skjko.flow.blocks import Block
 from skjko.flow.samples import Samples
+from skjko.flow.training_config import TrainingConfig
 
 KINDS = ("exact", "hutchinson", "finite_difference")
 LAYERS = ((64, 64), (64, 64, 64))

@@ -33,11 +33,11 @@ from statistics import median
 
 import numpy as np
 import torch
-from skjko.flow.block_trainer import TrainingConfig
 
 from skjko import JKOFlowDensity, MLPField, RungeKutta
 from skjko.flow import fields, objective, ode
 from skjko.flow.blocks import Block
+from skjko.flow.training_config import TrainingConfig
 
 N_SAMPLES, N_FEATURES, BATCH, WIDTHS = 20_000, 20, 4096, (256, 256)
 N_ITER, RATE, N_STEPS = 2, 1e-5, 2

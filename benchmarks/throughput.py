@@ -26,16 +26,17 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from skjko.flow.block_trainer import BlockTrainer, TrainingConfig
 from sklearn.base import clone
 from suite import machine
 from suite.methods import autoregressive, solves
 from torchdiffeq import odeint
 
 from skjko import JKOFlowDensity, datasets
+from skjko.flow.block_training import BlockTrainer
 from skjko.flow.blocks import Block
 from skjko.flow.fields import MLP
 from skjko.flow.samples import Samples
+from skjko.flow.training_config import TrainingConfig
 
 TOLERANCE = 1e-5
 SETS = {

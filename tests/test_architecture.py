@@ -7,6 +7,7 @@ the engine.
 # SPDX-License-Identifier: BSD-3-Clause
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -206,6 +207,22 @@ def test_import_loads_no_matplotlib():
         [sys.executable, "-c", code], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+
+
+SCRIPTS = [
+    p for d in ("benchmarks", "docs", "examples") for p in (ROOT / d).rglob("*.py")
+]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_import_what_there_is(path):
+    # Most of them take too long to run here.
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and roots({node.module or ""}) == {"skjko"}:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if f"{node.module}.{alias.name}" not in PATHS:
+                    assert hasattr(module, alias.name), (path, alias.name)
 
 
 def test_version_is_the_same_everywhere():

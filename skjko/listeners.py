@@ -1,4 +1,4 @@
-"""Listeners of a fit: verbose output, and the record of what was trained."""
+"""Verbose output of a fit."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -31,8 +31,3 @@ class Verbose(Listener):
             f"[{self._name}] {again}block {info['block']} {event.kind} after "
             f"{best}{of} iterations{told}"
         )
-
-    def on_end(self, task, result, seconds):
-        """Print what selection chose."""
-        if task.info.get("kind") == "selection":
-            print(f"[{self._name}] {result}")

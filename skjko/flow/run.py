@@ -127,7 +127,6 @@ class Budget:
 
     def __init__(self, run, task):
         self._run, self._task = run, task
-        self._begin, self._operations = run.clock(), 0.0
 
     @property
     def progress(self):

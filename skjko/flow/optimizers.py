@@ -1,8 +1,8 @@
 """Optimizers: AdamW, and Muon for matrices between hidden layers.
 
 torch has both, and tests compare with them. They are not used: the first of torch's
-optimizers in a process imports its compiler, which takes 1.8 s on two cores, more than
-a fit of few samples; and its Muon works in bfloat16, which takes 25 ms in place of 1 ms
+optimizers in a process imports its compiler, which takes 1.9 s (AMD EPYC), as long as a
+fit of few samples; and its Muon works in bfloat16, which takes 27 ms in place of 2 ms
 for 128 x 128 on processors without it (`benchmarks/optimizers.py`).
 """
 

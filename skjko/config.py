@@ -128,9 +128,10 @@ def _training(p, n_samples, field, schedule, solver):
     # may be due to the learning rate.
     by_size = {"n_evaluations": 10, "patience": 5}
     if is_small:
-        by_size = {"n_evaluations": 10, "patience": 3}
+        by_size = {"n_evaluations": 10, "patience": 2}
     if n_samples < CROSS_VALIDATION_SAMPLES:
-        by_size = {"n_evaluations": 20, "patience": 3, "muon": False}
+        # Cross-validation evaluates on all samples, with little noise.
+        by_size = {"n_evaluations": 20, "patience": 1, "muon": False}
     n_steps = solver.n_steps
     if n_steps == "auto":
         n_steps = 2 if is_small or _needs_two_steps(field) else 1

@@ -86,7 +86,8 @@ def fit(X, weight, X_val, config, run, seed, earlier=None):
     fallback = chosen.fallback
     if fallback and not result.trainer.interrupted and fallback.score > result.score:
         # If the trained flow scores worse than the mixture, the mixture is used.
-        chosen = _with_mixture(fallback, "mixture", chosen.records, config, run)
+        records = _reached(chosen.records, result.score)
+        chosen = _with_mixture(fallback, "mixture", records, config, run)
         result = _trained(chosen, pairs, config, run, None, False)
     fitted = Fitted(
         _model(config, chosen.candidate.chains[0], result.trainer.flows[0], Chain([])),
@@ -95,7 +96,7 @@ def fit(X, weight, X_val, config, run, seed, earlier=None):
         seed=seed,
         rounds=result.trainer.rounds,
         base_scores=[result.before, result.score],
-        candidates=chosen.records,
+        candidates=_reached(chosen.records, result.score),
         failed=result.trainer.failed,
         interrupted=result.trainer.interrupted,
     )
@@ -271,6 +272,11 @@ def _chosen(pairs, config, run, earlier):
     return Chosen(
         candidate, start, selection.base_gains, selection.records, selection.fallback
     )
+
+
+def _reached(records, score):
+    """Records with the score that the chosen candidate reached in the end."""
+    return [replace(r, score=score) if r.chosen else r for r in records]
 
 
 def _with_mixture(candidate, start, records, config, run):

@@ -28,11 +28,11 @@ _MIXTURE_SHARE, _BLOCK_SHARE, _LAST_SHARE = 0.04, 0.05, 0.1
 _N_FIRST, _N_LAST = 50, 100
 # Floating-point operations of a mixture in the first slice, and in the last.
 _FIRST_OPERATIONS, _LAST_OPERATIONS = 3e10, 2e11
-# Candidates that a first block is trained for.
-_N_KEPT = 2
+# Candidates that a first block is trained for, with one split and in cross-validation.
+_N_KEPT, _N_KEPT_IN_FOLDS = 2, 1
 # Mixtures of more features would cost more than they gain.
 MAX_MIXTURE_FEATURES = 128
-# Standard errors that a radial map has to gain.
+# Standard errors that a radial map has to gain, and a mixture over a flow.
 _LEAST_GAIN = 1.0
 
 
@@ -47,7 +47,8 @@ class CandidateRecord:
     start : str
         "gaussian" or "mixture": what stands in front of the blocks.
     score : float
-        Mean log-density of the validation samples, in nats, in the end.
+        Mean log-density of the validation samples, in nats: of the chosen candidate
+        in the end, of others when they were dropped.
     chosen : bool
         Whether the candidate was chosen.
     """
@@ -102,13 +103,14 @@ class Selection:
             return self._chosen(options[0], "gaussian")
         if len(options) == 1 and not may_mix:
             return self._chosen(options[0], "gaussian")
-        gaussian = self._best_flow(options[:_N_KEPT] if may_mix else options)
+        n_kept = _N_KEPT if len(self._splits) == 1 else _N_KEPT_IN_FOLDS
+        gaussian = self._best_flow(options[:n_kept] if may_mix else options)
         if mixture is None:
             return self._chosen(gaussian, "gaussian")
         gaussian.pretrain(1, _LAST_SHARE, _N_LAST)
         gains = gaussian.try_base(self._run, _MIXTURE_SHARE, _FIRST_OPERATIONS)
         mixture.grow_mixture(self._run, _LAST_SHARE, _LAST_OPERATIONS, 1)
-        if mixture.score >= gaussian.score:
+        if mixture.gain_over(gaussian) > _LEAST_GAIN:
             self._note(gaussian, "gaussian")
             return self._chosen(mixture, "mixture")
         self._note(mixture, "mixture")

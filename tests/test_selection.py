@@ -222,6 +222,7 @@ def test_what_was_selected_is_told(clusters):
     assert sum(one.chosen for one in density.selection_) == 1
     best = max(density.selection_, key=lambda one: one.score)
     assert best.chosen
+    assert best.score == density.validation_scores_[-1]
     text = density.summary()
     assert "mixture of" in text
     assert "validation preferred" in text

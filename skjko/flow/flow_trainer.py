@@ -190,7 +190,8 @@ class FlowTrainer:
             Largest number of iterations.
         """
         n_iter = min(n_iter, self.config.max_iter)
-        config = replace(self.config, max_iter=n_iter, n_evaluations=1)
+        n = max(1, n_iter // self.config.pretraining_stride)
+        config = replace(self.config, max_iter=n_iter, n_evaluations=n, patience=1)
         start = self._start or self._new_blocks(self.folds, schedule.FREE, number)
         task = Task(f"{self.name}/pretrain/{number}", share, {"kind": "pretrain"})
 

@@ -50,6 +50,8 @@ class TrainingConfig:
     warm_up: float = 0.05
     n_evaluations: int = 10
     patience: int = 5
+    # Iterations of pretraining between evaluations: few samples overfit within tens.
+    pretraining_stride: int = 10
     # Largest share that the running average of the weights keeps in an iteration.
     averaging: float = 0.98
     max_grad_norm: float = 10.0

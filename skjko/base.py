@@ -125,7 +125,7 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
-        return float(np.average(self._scorer.log_density(X), weights=weight))
+        return weighted_mean(self._scorer.log_density(X), weight)
 
     def transform(self, X: ArrayLike) -> Floats:
         """Map samples to the standard normal distribution.
@@ -362,6 +362,28 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         self._table, self.field_ = table, field
         self._record(fitted, errors)
         return self
+
+
+def weighted_mean(values: Floats, weight: Floats) -> float:
+    """Return a mean to which values of weight zero, infinite or not, add nothing.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        Finite or -inf.
+    weight : ndarray of shape (n,)
+        Non-negative.
+
+    Raises
+    ------
+    ValueError
+        If all weights are zero.
+    """
+    counts = weight > 0
+    if not counts.any():
+        raise ValueError("sample_weight is zero for all samples: they have no mean.")
+    # Divided by the largest, so that their sum cannot overflow.
+    return float(np.average(values[counts], weights=weight[counts] / weight.max()))
 
 
 def new_estimator(cls: type[E], parameters: State) -> E:

@@ -62,7 +62,7 @@ def training_seconds(time_limit):
     return time_limit - max(reserve, _LEAST_RESERVE * time_limit)
 
 
-def fit_config(estimator, n_samples, support, earlier=None):
+def fit_config(estimator, n_samples, n_effective, support, earlier=None):
     """Return the configuration of a fit.
 
     Parameters
@@ -70,6 +70,8 @@ def fit_config(estimator, n_samples, support, earlier=None):
     estimator : JKOFlowDensity
         With checked parameters.
     n_samples : int
+    n_effective : float
+        Effective number of samples, by their weights.
     support : Support
     earlier : Fitted or None
         The fit to go on from.
@@ -82,7 +84,7 @@ def fit_config(estimator, n_samples, support, earlier=None):
     """
     p, d = estimator, estimator.n_features_in_
     spec, schedule, solver = parts(p)
-    field = spec.resolve(n_samples, d)
+    field = spec.resolve(n_effective, d)
     step_sizes = schedule.step_sizes(p.max_blocks)
     n_reparameterizations = schedule.n_reparameterizations
     n_refinements = schedule.n_refinements
@@ -107,15 +109,15 @@ def fit_config(estimator, n_samples, support, earlier=None):
         ),
         validation_fraction=p.validation_fraction if p.early_stopping else None,
         new_field=field.build,
-        training=_training(p, n_samples, field, schedule, solver),
+        training=_training(p, n_samples, n_effective, field, schedule, solver),
         device=devices.resolve(p.device),
         tol=solver.tol,
     )
     return config, field
 
 
-def _training(p, n_samples, field, schedule, solver):
-    is_small = n_samples < 2 * CROSS_VALIDATION_SAMPLES
+def _training(p, n_samples, n_effective, field, schedule, solver):
+    is_small = n_effective < 2 * CROSS_VALIDATION_SAMPLES
     batch_size, max_iter = p.batch_size, p.max_iter
     if batch_size == "auto":
         batch_size = _batch_size(n_samples, p.n_features_in_)
@@ -129,7 +131,7 @@ def _training(p, n_samples, field, schedule, solver):
     by_size = {"n_evaluations": 10, "patience": 5}
     if is_small:
         by_size = {"n_evaluations": 10, "patience": 2}
-    if n_samples < CROSS_VALIDATION_SAMPLES:
+    if n_effective < CROSS_VALIDATION_SAMPLES:
         # Cross-validation evaluates on all samples, with little noise.
         by_size = {"n_evaluations": 20, "patience": 1, "muon": False}
     n_steps = solver.n_steps

@@ -21,13 +21,14 @@ from sklearn.utils.validation import _check_sample_weight
 from skjko import config, fitting
 from skjko.base import FlowEstimator
 from skjko.components import JKOSchedule, RungeKutta, VelocityField
-from skjko.data import chunks
+from skjko.data import repeats
 from skjko.data.frames import Table, check_values
 from skjko.flow import threads
 from skjko.flow.run import Clock, Run, TimeLimit
 from skjko.io import checkpoint as checkpoints
 from skjko.io.persistence import Saved
 from skjko.listeners import Verbose
+from skjko.summary import fit_warnings
 from skjko.support import Support
 from skjko.transforms.base import Transform
 from skjko.typing import PerFeature, Seed, typed
@@ -314,13 +315,14 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
     @typed(_fit_context(prefer_skip_nested_validation=True))
     @torch.inference_mode(False)
     @torch.enable_grad()
-    @threads.fork_safe()
+    @threads.isolated()
     def fit(
         self,
         X: ArrayLike,
         y: object = None,
         sample_weight: ArrayLike | None = None,
         X_val: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> Self:
         """Fit the density to samples.
 
@@ -331,10 +333,15 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights. A sample of weight 0 is as good as absent.
+            Non-negative weights. A sample of weight 0 is as good as absent. Samples
+            that are equal are one, with their summed weight.
         X_val : array-like of shape (n_val_samples, n_features), default=None
-            Validation samples in place of a random part of `X`: for time series and
-            groups, where a random split would leak. Needs `early_stopping=True`.
+            Validation samples in place of a random part of `X`: for time series, where
+            a random split would leak. Needs `early_stopping=True`.
+        groups : array-like of shape (n_samples,), default=None
+            Labels of samples that belong together, such as those of one patient: they
+            stay on one side of every split. Samples that are equal up to rounding do
+            so anyway. Needs `early_stopping=True`, and no `X_val`.
 
         Returns
         -------
@@ -355,24 +362,30 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
             listeners.append(TimeLimit(seconds, clock))
         config.check_transforms(self)
         earlier, frame = self._earlier_fit(), X
-        X, weight, X_val = self._validated_for_fit(X, sample_weight, X_val, earlier)
+        X, weight, X_val, groups = self._validated_for_fit(
+            X, sample_weight, X_val, groups, earlier
+        )
         table = Table.of(frame)
         owner = type(self).__name__
         support = Support.learn(X, table, self.bounds, self.discrete, owner)
         support.check(X, table)
         if X_val is not None:
             support.check(X_val, table, "X_val")
-        data = {"X": X, "sample_weight": weight, "X_val": X_val}
+        X, weight, groups = repeats.distinct(X, weight, groups, support.grid.step == 0)
+        n_effective = repeats.effective_number(weight, groups)
+        data = {"X": X, "sample_weight": weight, "X_val": X_val, "groups": groups}
         rng, store = checkpoints.begin(self, data, support, earlier)
         if store is not None:
             listeners.append(store)
         seed = rng.randint(2**31 - 1)
         split_seed = seed if earlier is None else earlier.seed
-        fit_config, field = config.fit_config(self, len(X), support, earlier)
+        fit_config, field = config.fit_config(
+            self, len(X), n_effective, support, earlier
+        )
         run = Run(seed, listeners, clock)
         with checkpoints.reading(store):
             fitted, points = fitting.fit(
-                X, weight, X_val, fit_config, run, split_seed, earlier
+                X, weight, X_val, groups, fit_config, run, split_seed, earlier
             )
         errors = fitting.choose_steps(
             fitted.model, points, X, split_seed, fit_config.tol
@@ -381,7 +394,9 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         self._table, self.field_ = table, field
         self._record(fitted, errors)
         self._n_features_out = X.shape[1]
-        self._warn(fitted, errors, fit_config.tol)
+        sizes = len(X), n_effective
+        for message in fit_warnings(fitted, errors, fit_config.tol, *sizes):
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
         return self
 
     def _earlier_fit(self):
@@ -396,37 +411,31 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
             )
         return self._fitted
 
-    def _validated_for_fit(self, X, sample_weight, X_val, earlier):
+    def _validated_for_fit(self, X, sample_weight, X_val, groups, earlier):
         """Checked arrays, without the samples of weight zero."""
+        owner = type(self).__name__
         X = self._checked(X, ensure_min_samples=2, reset=earlier is None)
+        for name, given in (("X_val", X_val), ("groups", groups)):
+            if given is not None and not self.early_stopping:
+                raise ValueError(
+                    f"{name} is of no use to {owner} with early_stopping=False. Leave "
+                    "it out, or set early_stopping=True."
+                )
+        if groups is not None:
+            if X_val is not None:
+                raise ValueError(f"{owner}.fit takes X_val or groups, not both.")
+            groups = repeats.check_groups(groups, X, owner)
         weight = np.broadcast_to(1.0, len(X))
         if sample_weight is not None:
-            X, weight = self._weighted(X, sample_weight)
-        check_values(X, type(self).__name__)
-        if X_val is not None:
-            if not self.early_stopping:
-                raise ValueError(
-                    f"X_val is of no use to {type(self).__name__} with "
-                    "early_stopping=False. Leave it out, or set early_stopping=True."
-                )
-            X_val = self._checked(X_val)
-            check_values(X_val, type(self).__name__, "X_val")
-        return X, weight, X_val
-
-    def _weighted(self, X, sample_weight):
-        """Samples of positive weight, with their checked weights, at most 1."""
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        if not weight.all():
-            X, weight = (chunks.select(array, weight > 0) for array in (X, weight))
-        if len(X) < 2:
-            raise ValueError(
-                f"{type(self).__name__} requires at least 2 samples with a positive "
-                f"sample_weight. Got {len(X)} instead."
+            weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-        # Divided by the largest, so that no sum of weights can overflow.
-        return X, weight / weight.max()
+            X, weight, groups = repeats.weighted(X, weight, groups, owner)
+        check_values(X, owner)
+        if X_val is not None:
+            X_val = self._checked(X_val)
+            check_values(X_val, owner, "X_val")
+        return X, weight, X_val, groups
 
     def _record(self, fitted, errors):
         """Set the fitted attributes."""
@@ -463,34 +472,6 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         ]
         self.n_ode_steps_ = np.array([b.n_steps for b in model.flow.blocks], int)
         self.solver_errors_ = np.array(errors, dtype=float).reshape(-1, 2)
-
-    def _warn(self, fitted, errors, tol):
-        """Warn of blocks that failed, or that no grid is fine enough for."""
-        for k in fitted.failed:
-            self._warn_of(
-                f"Block {k} was left out: its training exploded again and again, at "
-                "ever smaller learning rates. Lower learning_rate_init or the field's "
-                "frequency, or look for extreme values in the data."
-            )
-        if fitted.interrupted:
-            self._warn_of(
-                f"The training was interrupted. The model has the {self.n_blocks_} "
-                "flow blocks that were finished."
-            )
-        wide = [
-            f"{k} (mean {error.mean:.2g}, 99th percentile {error.quantile:.2g})"
-            for k, error in enumerate(errors, start=1)
-            if error.exceeds(tol / len(errors))
-        ]
-        if wide:
-            self._warn_of(
-                "The log-densities of these blocks still change, in nats, on a finer "
-                f"solver grid: {', '.join(wide)}. Lower learning_rate_init or the "
-                "field's frequency, or raise the solver's n_steps."
-            )
-
-    def _warn_of(self, message):
-        warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
 
 def _scores(first, records):

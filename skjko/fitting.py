@@ -11,7 +11,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from skjko.candidates import Candidate, as_part, fold_of, grow
-from skjko.data import chunks, splits
+from skjko.data import chunks, repeats, splits
 from skjko.fitted import Fitted
 from skjko.flow import step_selection
 from skjko.flow.base import StandardNormal
@@ -39,7 +39,7 @@ _MIXTURE_SHARE, _FLOW_SHARE, _TRIAL_SHARE = 0.7, 0.6, 0.2
 _BASE = StandardNormal()
 
 
-def fit(X, weight, X_val, config, run, seed, earlier=None):
+def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
     """Fit a model, or train the flow of an earlier one on.
 
     Parameters
@@ -49,6 +49,8 @@ def fit(X, weight, X_val, config, run, seed, earlier=None):
         Positive.
     X_val : ndarray of shape (n_val, d) or None
         Validation samples in place of a part of X.
+    groups : ndarray of int of shape (n,) or None
+        Samples of one group stay together.
     config : FitConfig
     run : Run
     seed : int
@@ -62,7 +64,7 @@ def fit(X, weight, X_val, config, run, seed, earlier=None):
     points : ndarray
         Samples on which the scoring grids may be chosen.
     """
-    data = chunks.fingerprint(X, weight, X_val)
+    data = chunks.fingerprint(X, weight, X_val, groups)
     if earlier is not None and earlier.data != data:
         raise ValueError(
             "With warm_start=True, fit goes on from the fit before it on the same "
@@ -70,12 +72,12 @@ def fit(X, weight, X_val, config, run, seed, earlier=None):
             "start again."
         )
     X, X_val = _dequantized(X, X_val, config.support.grid, seed)
-    few = len(X) <= splits.GAUSSIAN_SAMPLES
+    few = repeats.effective_number(weight, groups) <= splits.GAUSSIAN_SAMPLES
     if config.validation_fraction is None or few:
         fitted = _without_validation(X, weight, config, run, earlier, few)
         return replace(fitted, data=data, seed=seed), X
     pairs = splits.train_validation_splits(
-        X, weight, X_val, config.validation_fraction, check_random_state(seed)
+        X, weight, X_val, config.validation_fraction, check_random_state(seed), groups
     )
     interrupted = False
     try:

@@ -111,19 +111,23 @@ class Model:
         for k, block in enumerate([None, *self.flow.blocks]):
             # One stage for every block, and the base behind the last.
             base = self.base if k == len(self.flow) else Chain([])
-            for rows in slices:
-                if block is None:
-                    z, degenerate, increment = self._forward(X[rows])
-                    x[rows] = z
-                    log_det[rows] = increment + normal_log_prob(degenerate)
-                    is_finite[rows] = _is_finite(x[rows])
-                else:
-                    solution = self._in_chunks(
-                        lambda x, block=block: block(x)[:2], torch.as_tensor(x[rows])
-                    )
-                    x[rows], log_det[rows] = solution[0], log_det[rows] + solution[1]
-                with np.errstate(invalid="ignore"):
-                    scores[rows] = base.log_prob(x[rows]) + log_det[rows]
+            # Nothing of torch's settings may leak to the caller between two stages.
+            with threads.isolated():
+                for rows in slices:
+                    if block is None:
+                        z, degenerate, increment = self._forward(X[rows])
+                        x[rows] = z
+                        log_det[rows] = increment + normal_log_prob(degenerate)
+                        is_finite[rows] = _is_finite(x[rows])
+                    else:
+                        solution = self._in_chunks(
+                            lambda x, block=block: block(x)[:2],
+                            torch.as_tensor(x[rows]),
+                        )
+                        x[rows] = solution[0]
+                        log_det[rows] += solution[1]
+                    with np.errstate(invalid="ignore"):
+                        scores[rows] = base.log_prob(x[rows]) + log_det[rows]
             yield np.where(is_finite, scores, -np.inf)
 
     def trajectory(self, X, n_between=0, transforms=True):
@@ -163,14 +167,16 @@ class Model:
     def sample(self, n_samples, rng):
         """Yield slices of rows, until there are so many, with samples for them."""
         for where in self._slices(n_samples):
-            n = min(where.stop, n_samples) - where.start
-            if not len(self.flow) and self.base.is_identity_:
-                yield where, self.transforms.sample(n, rng)
-            else:
-                y = rng.standard_normal((n, self.n_features))
-                if not self.base.is_identity_:
-                    y[:, : self.n_active] = self.base.sample(n, rng)
-                yield where, self._from_flow(self._generator(), y)
+            yield where, self._drawn(min(where.stop, n_samples) - where.start, rng)
+
+    @threads.isolated()
+    def _drawn(self, n, rng):
+        if not len(self.flow) and self.base.is_identity_:
+            return self.transforms.sample(n, rng)
+        y = rng.standard_normal((n, self.n_features))
+        if not self.base.is_identity_:
+            y[:, : self.n_active] = self.base.sample(n, rng)
+        return self._from_flow(self._generator(), y)
 
     def _generator(self):
         """One solve backwards in single precision: exact up to the solver's error."""
@@ -206,10 +212,10 @@ class Model:
         row_bytes = 8 * _N_COPIES * (self.n_features + 1)
         return chunks.batches(n, row_bytes, CHUNK_SIZE)
 
+    @threads.isolated()
     def _by_samples(self, function, X, axis=0):
         return chunks.map_rows(function, X, self._slices(len(X)), axis)
 
-    @threads.fork_safe()
     @torch.no_grad()
     def _in_chunks(self, function, x):
         """Apply a function of samples on the device; its tensors return as arrays."""

@@ -20,6 +20,8 @@ _COLUMNS = (
     ("score", 9),
     ("gain", 8),
 )
+# Below this effective number of samples a fit warns.
+_FEW_EFFECTIVE = 50
 
 
 def summarize(density):
@@ -144,3 +146,46 @@ def _table(density):
     if density.base_ is not None and scores is not None:
         gain = f"{scores[-1] - scores[-2]:.4f}"
         yield line("base", "", "", "", "", "", f"{scores[-1]:.4f}", gain)
+
+
+def fit_warnings(fitted, errors, tol, n_samples, n_effective):
+    """Yield what to warn of after a fit.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    errors : list of Discretization
+        One a block.
+    tol : float
+        Of the log-density, in nats, for all blocks together.
+    n_samples : int
+    n_effective : float
+        Effective number of samples, by their weights.
+    """
+    if n_effective < min(_FEW_EFFECTIVE, n_samples / 2):
+        yield (
+            f"The effective number of samples, by their weights, is {n_effective:.1f} "
+            f"of {n_samples}. So few cannot tell a density from noise."
+        )
+    for k in fitted.failed:
+        yield (
+            f"Block {k} was left out: its training exploded again and again, at "
+            "ever smaller learning rates. Lower learning_rate_init or the field's "
+            "frequency, or look for extreme values in the data."
+        )
+    if fitted.interrupted:
+        yield (
+            f"The training was interrupted. The model has the {len(fitted.model.flow)} "
+            "flow blocks that were finished."
+        )
+    wide = [
+        f"{k} (mean {error.mean:.2g}, 99th percentile {error.quantile:.2g})"
+        for k, error in enumerate(errors, start=1)
+        if error.exceeds(tol / len(errors))
+    ]
+    if wide:
+        yield (
+            "The log-densities of these blocks still change, in nats, on a finer "
+            f"solver grid: {', '.join(wide)}. Lower learning_rate_init or the "
+            "field's frequency, or raise the solver's n_steps."
+        )

@@ -45,7 +45,7 @@ def exact(velocity, x):
         return value, derivative @ direction
 
     # The velocity is the same for every direction: out_dims=None keeps one of them.
-    with threads.forward_mode:
+    with threads.forward_mode():
         value, diagonal = vmap(diagonal_entry, out_dims=(None, 0))(basis)
     return value, diagonal.sum(0)
 
@@ -79,7 +79,7 @@ def hutchinson(velocity, x, probes):
         value, derivative = jvp(velocity, (x,), (probe,))
         return value, torch.linalg.vecdot(derivative, probe)
 
-    with threads.forward_mode:
+    with threads.forward_mode():
         value, estimates = vmap(along, out_dims=(None, 0))(probes)
     return value, estimates.mean(0)
 

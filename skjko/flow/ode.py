@@ -190,7 +190,7 @@ def _solve_step(step, back, y, tol, n_corrections=10, n_newton=15):
         if iteration < n_corrections:
             x[rows] += start[rows] - back(image[moving])
         else:
-            with threads.forward_mode:
+            with threads.forward_mode():
                 jacobian = vmap(jacfwd(lambda row: step(row[None])[0]))(x[rows])
             change, info = torch.linalg.solve_ex(jacobian, residual[moving])
             # Where the Jacobian is singular there is no Newton step.

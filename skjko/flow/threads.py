@@ -1,43 +1,63 @@
-"""What torch shares between threads, and what does not survive in a forked process."""
+"""Settings of torch that are the user's, and what threads and forks share."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 
 import torch
 
-# Held while derivatives are taken in forward mode: their levels belong to torch's
-# process, not to a thread, and two threads would take tangents from each other.
-forward_mode = threading.RLock()
+_forward_mode = threading.RLock()
 
 if hasattr(os, "register_at_fork"):
     # A process forks between two derivatives: forked within one, the lock would never
     # be released, nor the level be left.
     os.register_at_fork(
-        before=forward_mode.acquire,
-        after_in_parent=forward_mode.release,
-        after_in_child=forward_mode.release,
+        before=_forward_mode.acquire,
+        after_in_parent=_forward_mode.release,
+        after_in_child=_forward_mode.release,
     )
 
 _IMPORTED_IN = os.getpid()
 
 
 @contextlib.contextmanager
-def fork_safe() -> Iterator[None]:
-    """Compute in one thread where the process is a fork; a decorator, too.
+def forward_mode() -> Iterator[None]:
+    """Take derivatives in forward mode, one thread at a time.
 
-    The threads of OpenMP do not follow into a forked process, but its library waits for
-    them forever.
+    Their levels belong to torch's process, not to a thread, and two threads would take
+    tangents from each other. Torch scripts its decompositions when they are first used,
+    which it has deprecated itself.
     """
-    n_threads = torch.get_num_threads()
-    if os.getpid() == _IMPORTED_IN or n_threads == 1:
+    with _forward_mode, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        warnings.filterwarnings("ignore", message=".torch.jit", category=Warning)
         yield
-        return
-    torch.set_num_threads(1)
-    try:
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """Compute with the package's settings of torch; a decorator, too.
+
+    The user's default device and type of numbers, and autocasting, have no influence.
+    In a forked process there is one thread: those of OpenMP do not follow into it, but
+    its library waits for them forever.
+    """
+    with contextlib.ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        dtype = torch.get_default_dtype()
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            stack.callback(torch.set_default_dtype, dtype)
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        n_threads = torch.get_num_threads()
+        if os.getpid() != _IMPORTED_IN and n_threads > 1:
+            torch.set_num_threads(1)
+            stack.callback(torch.set_num_threads, n_threads)
         yield
-    finally:
-        torch.set_num_threads(n_threads)

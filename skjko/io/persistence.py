@@ -126,7 +126,7 @@ class Saved:
         return CLASSES
 
 
-@threads.fork_safe()
+@threads.isolated()
 def _parse(cls: type[S], content: bytes, own: dict[str, type]) -> S:
     _, model, arrays = file_format.parse(content, cls.__name__, FORMAT_VERSION)
     if model.keys() != {"state"}:

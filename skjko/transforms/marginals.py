@@ -107,7 +107,7 @@ class MarginalMixtures(Transform):
             weights, means[..., None], deviations[..., None, None]
         )
 
-    @threads.fork_safe()
+    @threads.isolated()
     def forward(self, X: Floats) -> tuple[Floats, Floats]:
         """Map samples; see :meth:`Transform.forward`."""
         Y, log_det = X.copy(), np.empty(len(X))

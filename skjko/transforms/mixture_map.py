@@ -151,7 +151,7 @@ class MixtureMap(Transform):
         """Map samples back; see :meth:`Transform.inverse`."""
         return self._by_chunks(self._backward, Y)
 
-    @threads.fork_safe()
+    @threads.isolated()
     def log_prob(self, X: Floats) -> Floats:
         """Return the log-density of the mixture in nats, faster than by the map."""
         near = (np.abs(X) <= _FARTHEST).all(axis=1)
@@ -179,7 +179,7 @@ class MixtureMap(Transform):
         state.pop("_knots", None)
         return state
 
-    @threads.fork_safe()
+    @threads.isolated()
     def _by_chunks(self, function: Callable[[Tensor], Tensor], X: Floats) -> Floats:
         """Map the samples that are not too far out, chunk by chunk."""
         mapped = np.empty(X.shape)

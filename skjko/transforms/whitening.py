@@ -12,9 +12,6 @@ from skjko.data import chunks
 from skjko.transforms.base import Transform, is_array, is_int
 from skjko.typing import Floats
 
-# A feature whose spread is below this share of its magnitude is constant: the digits
-# that would tell its values apart are rounding errors.
-_CONSTANT_TOL = 1e-10
 # Standard deviation of a constant feature, as a share of its magnitude (of 1 if that is
 # zero): far above rounding errors, so that any other value stands out.
 _CONSTANT_SCALE = 1e-5
@@ -103,7 +100,9 @@ class Whitening(Transform):
         spread = safe_peak * np.sqrt(
             sum(share @ (rows / safe_peak) ** 2 for share, rows in parts(centred))
         )
-        constant = (peak == 0) | (spread <= _CONSTANT_TOL * magnitude)
+        # A spread that is rounding of the magnitude: no digits tell the values apart.
+        eps = np.finfo(float).eps
+        constant = (peak == 0) | (spread <= _ULPS * eps * magnitude)
         # Subnormal numbers have no digits left to be told apart by.
         constant |= spread < _TINY
         narrow = _CONSTANT_SCALE * np.where(magnitude > 0, magnitude, 1.0)
@@ -137,7 +136,6 @@ class Whitening(Transform):
             vectors = vectors * np.sign(vectors[largest, np.arange(d)])
         mean_variance = np.trace(correlation) / d or 1.0
         # Of the eigenvalues, and of the features.
-        eps = np.finfo(float).eps
         rounding = d * eps + (np.square(eps * magnitude / scale) @ ~constant)
         floor = _ULPS * rounding * mean_variance
         self.n_degenerate_ = int((values <= floor).sum())

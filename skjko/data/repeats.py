@@ -1,0 +1,172 @@
+"""Rows that repeat: equal ones become one, and nearly equal ones make a group.
+
+Copies of a row on both sides of a validation split reward a spike on every row. Rows
+that are equal are therefore one row with their summed weight, and rows that are equal
+up to rounding stay on one side of every split.
+"""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.utils import check_consistent_length, column_or_1d
+
+from skjko.data import chunks
+
+# Rows are nearly equal if all features are within this share of their interquartile
+# range, or less, where many rows in few features would be so near by chance: the
+# largest number of rows that each may have in its cell by chance.
+_TOLERANCE, _BY_CHANCE = 1e-3, 0.01
+# Cells in which nearly equal rows are looked for, each grid shifted against the others.
+_SHIFTS = (0.0, 0.5)
+# Rows that tell the interquartile ranges.
+_N_RANGE = 10_000
+# A larger share of the rows in one group means that the cells are too coarse for them.
+_LARGEST_SHARE = 1 / 3
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def distinct(X, weight, groups, is_continuous):
+    """Return distinct rows, their weights, and the groups that splits keep together.
+
+    Rows are sorted by a hash, if they make one chunk: a fit does not depend on their
+    order then.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+    weight : ndarray of shape (n,)
+        Positive.
+    groups : ndarray of int of shape (n,) or None
+        Of the user.
+    is_continuous : ndarray of bool of shape (d,)
+        Ties in other features are natural. Without one, no row is a copy.
+
+    Returns
+    -------
+    X : ndarray of shape (n_distinct, d)
+    weight : ndarray of shape (n_distinct,)
+        Of all copies of a row together.
+    groups : ndarray of int of shape (n_distinct,) or None
+        None if every row is a group of its own.
+    """
+    hashes = _hashes(X)
+    if not chunks.is_large(X):
+        order = np.lexsort((weight, hashes))
+        X, weight, hashes = X[order], weight[order], hashes[order]
+        groups = None if groups is None else groups[order]
+    views = [] if groups is None else [groups]
+    if is_continuous.any():
+        _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+        if len(first) < len(X):
+            # In the order in which they come.
+            rank = np.argsort(np.argsort(first))[number]
+            weight = np.bincount(rank, weight)
+            stays = np.zeros(len(X), dtype=bool)
+            stays[first] = True
+            if groups is not None:
+                components = _components([groups, rank])
+                views = [components[stays]]
+            X = chunks.select(X, stays)
+        views += _near(X, is_continuous)
+    return X, weight, _components(views) if views else None
+
+
+def check_groups(groups, X, owner):
+    """Return groups as numbers from 0 on; raise a ValueError if there is only one."""
+    groups = column_or_1d(groups)
+    check_consistent_length(X, groups)
+    labels, number = np.unique(groups, return_inverse=True)
+    if len(labels) < 2:
+        raise ValueError(
+            f"groups has one label, {labels.tolist()[0]!r}, for all samples. {owner} "
+            "needs at least two: it trains on some and validates on others. Leave "
+            "groups out, or set early_stopping=False."
+        )
+    return number
+
+
+def weighted(X, weight, groups, owner):
+    """Return the samples of positive weight, with their weights, at most 1."""
+    if not weight.all():
+        keep = weight > 0
+        groups = None if groups is None else groups[keep]
+        X, weight = (chunks.select(array, keep) for array in (X, weight))
+    if len(X) < 2:
+        raise ValueError(
+            f"{owner} requires at least 2 samples with a positive sample_weight. Got "
+            f"{len(X)} instead."
+        )
+    # Divided by the largest, so that no sum of weights can overflow.
+    return X, weight / weight.max(), groups
+
+
+def effective_number(weight, groups=None):
+    """Return (sum of w)^2 / sum of w^2, by Kish, of samples or of whole groups."""
+    if groups is not None:
+        weight = np.bincount(groups, weight)
+    return float(weight.sum() ** 2 / np.square(weight).sum())
+
+
+def _near(X, is_continuous):
+    """Return labels that nearly equal rows share; none if there are no such rows."""
+    n = len(X)
+    some = X[np.linspace(0, n - 1, min(n, _N_RANGE)).astype(int)][:, is_continuous]
+    low, high = np.quantile(some.astype(np.float64), (0.25, 0.75), axis=0)
+    d = some.shape[1]
+    tolerance = min(_TOLERANCE, (_BY_CHANCE / n) ** (1 / d))
+    with np.errstate(over="ignore"):
+        width = tolerance * (high - low)
+    # Of features that are mostly one value, only that value counts as near.
+    width[width == 0] = np.finfo(float).tiny
+    views = []
+    for shift in _SHIFTS:
+
+        def cell(rows, shift=shift):
+            with np.errstate(over="ignore"):
+                return np.floor(rows[:, is_continuous] / width + shift)
+
+        _, number, counts = np.unique(
+            _hashes(X, cell), return_inverse=True, return_counts=True
+        )
+        if counts.max() > max(1, _LARGEST_SHARE * n):
+            return []
+        if len(counts) < n:
+            views.append(number)
+    return views
+
+
+def _components(views):
+    """Return labels of rows that are linked by sharing a label in any of the views."""
+    n = len(views[0])
+    rows, columns, n_labels = [], [], 0
+    for view in views:
+        _, number = np.unique(view, return_inverse=True)
+        rows.append(np.arange(n))
+        columns.append(number + n + n_labels)
+        n_labels += number.max() + 1
+    rows, columns = np.concatenate(rows), np.concatenate(columns)
+    shape = (n + n_labels, n + n_labels)
+    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape)
+    return connected_components(graph, directed=False)[1][:n]
+
+
+def _hashes(X, function=None):
+    """Return a hash of every row, or of what a function of the rows returns."""
+    hashes = np.empty(len(X), dtype=np.uint64)
+    for where, rows in chunks.in_float64(X):
+        values = rows if function is None else function(rows)
+        # Zeros of both signs are equal.
+        bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
+        total = np.zeros(len(rows), dtype=np.uint64)
+        for j in range(bits.shape[1]):
+            total = _mixed(total + _MULTIPLIER ^ _mixed(bits[:, j]))
+        hashes[where] = total
+    return hashes
+
+
+def _mixed(bits):
+    """Return bits that depend on all of those given, as in the finalizer of xxHash."""
+    bits = (bits ^ (bits >> np.uint64(33))) * _MULTIPLIER
+    return bits ^ (bits >> np.uint64(29))

@@ -24,7 +24,6 @@ _SHIFTS = (0.0, 0.5)
 _N_RANGE = 10_000
 # A larger share of the rows in one group means that the cells are too coarse for them.
 _LARGEST_SHARE = 1 / 3
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def distinct(X, weight, groups, is_continuous):
@@ -58,8 +57,9 @@ def distinct(X, weight, groups, is_continuous):
         groups = None if groups is None else groups[order]
     views = [] if groups is None else [groups]
     if is_continuous.any():
-        _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
-        if len(first) < len(X):
+        ordered = np.sort(hashes)
+        if (ordered[1:] == ordered[:-1]).any():
+            _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
             # In the order in which they come.
             rank = np.argsort(np.argsort(first))[number]
             weight = np.bincount(rank, weight)
@@ -120,20 +120,22 @@ def _near(X, is_continuous):
         width = tolerance * (high - low)
     # Of features that are mostly one value, only that value counts as near.
     width[width == 0] = np.finfo(float).tiny
+    factors = np.random.RandomState(0).randint(1, 2**30, d).astype(float)
     views = []
     for shift in _SHIFTS:
-
-        def cell(rows, shift=shift):
-            with np.errstate(over="ignore"):
-                return np.floor(rows[:, is_continuous] / width + shift)
-
-        _, number, counts = np.unique(
-            _hashes(X, cell), return_inverse=True, return_counts=True
-        )
-        if counts.max() > max(1, _LARGEST_SHARE * n):
+        cells = np.empty(n)
+        for where, rows in chunks.in_float64(X):
+            with np.errstate(over="ignore", invalid="ignore"):
+                cells[where] = (
+                    np.floor(rows[:, is_continuous] / width + shift) @ factors
+                )
+        ordered = np.sort(cells)
+        if not (ordered[1:] == ordered[:-1]).any():
+            continue
+        _, number, counts = np.unique(cells, return_inverse=True, return_counts=True)
+        if counts.max() > _LARGEST_SHARE * n:
             return []
-        if len(counts) < n:
-            views.append(number)
+        views.append(number)
     return views
 
 
@@ -152,21 +154,12 @@ def _components(views):
     return connected_components(graph, directed=False)[1][:n]
 
 
-def _hashes(X, function=None):
-    """Return a hash of every row, or of what a function of the rows returns."""
+def _hashes(X):
+    """Return a hash of every row, by random multiples of its features' bits."""
+    factors = np.random.RandomState(0).randint(2**63, size=X.shape[1], dtype=np.uint64)
     hashes = np.empty(len(X), dtype=np.uint64)
     for where, rows in chunks.in_float64(X):
-        values = rows if function is None else function(rows)
-        # Zeros of both signs are equal.
-        bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
-        total = np.zeros(len(rows), dtype=np.uint64)
-        for j in range(bits.shape[1]):
-            total = _mixed(total + _MULTIPLIER ^ _mixed(bits[:, j]))
-        hashes[where] = total
+        # Zeros of both signs are equal. The last bits of short numbers are all zero.
+        bits = np.ascontiguousarray(rows + 0.0).view(np.uint64)
+        hashes[where] = (bits ^ (bits >> np.uint64(32))) @ (2 * factors + np.uint64(1))
     return hashes
-
-
-def _mixed(bits):
-    """Return bits that depend on all of those given, as in the finalizer of xxHash."""
-    bits = (bits ^ (bits >> np.uint64(33))) * _MULTIPLIER
-    return bits ^ (bits >> np.uint64(29))

@@ -29,8 +29,8 @@ _LARGEST_SHARE = 1 / 3
 def distinct(X, weight, groups, is_continuous):
     """Return distinct rows, their weights, and the groups that splits keep together.
 
-    Rows are sorted by a hash, if they make one chunk: a fit does not depend on their
-    order then.
+    Rows that make one chunk are put into an order of their own: a fit does not depend
+    on the one in which they come.
 
     Parameters
     ----------
@@ -50,13 +50,13 @@ def distinct(X, weight, groups, is_continuous):
     groups : ndarray of int of shape (n_distinct,) or None
         None if every row is a group of its own.
     """
-    hashes = _hashes(X)
     if not chunks.is_large(X):
-        order = np.lexsort((weight, hashes))
-        X, weight, hashes = X[order], weight[order], hashes[order]
+        order = _order(X, weight)
+        X, weight = X[order], weight[order]
         groups = None if groups is None else groups[order]
     views = [] if groups is None else [groups]
     if is_continuous.any():
+        hashes = _hashes(X)
         ordered = np.sort(hashes)
         if (ordered[1:] == ordered[:-1]).any():
             _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
@@ -70,7 +70,13 @@ def distinct(X, weight, groups, is_continuous):
                 views = [components[stays]]
             X = chunks.select(X, stays)
         views += _near(X, is_continuous)
-    return X, weight, _components(views) if views else None
+    groups = _components(views) if views else None
+    if not chunks.is_large(X):
+        # Parts of the rows have to be like the whole.
+        order = np.random.RandomState(0).permutation(len(X))
+        X, weight = X[order], weight[order]
+        groups = None if groups is None else groups[order]
+    return X, weight, groups
 
 
 def check_groups(groups, X, owner):
@@ -107,6 +113,15 @@ def effective_number(weight, groups=None):
     if groups is not None:
         weight = np.bincount(groups, weight)
     return float(weight.sum() ** 2 / np.square(weight).sum())
+
+
+def _order(X, weight):
+    """Return an order of rows by their values alone, whatever the units of those."""
+    order = np.argsort(X[:, 0], kind="stable")
+    first = X[order, 0]
+    if (first[1:] == first[:-1]).any():
+        order = np.lexsort((weight, *X.T[::-1]))
+    return order
 
 
 def _near(X, is_continuous):

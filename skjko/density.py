@@ -105,16 +105,16 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
 
     bounds : array-like of pairs, dict or None, default=None
         For every feature a pair (lower, upper), with None for no bound, or None for
-        neither; a dict has them for some features, by name or number. Density and
+        neither; a dict has them for some features, by label or number. Density and
         samples are inside of the bounds, by a logarithm or logit whose derivative is
         part of the score. Only values of discrete features can reach them.
 
-    discrete : "auto", array-like of float, dict or None, default="auto"
+    discrete : "auto", array-like, dict, list of str or None, default="auto"
         For every feature the distance between its values, 0 or None if it is
-        continuous; a dict has it for some features, by name or number. None is for no
-        feature. "auto" finds features whose values are evenly spaced and come at least
-        twice on average, and those of an integer or boolean type with at most 1000
-        steps between their ends.
+        continuous; a dict has it for some, by label or number; a list of names alone
+        has it found from their values. None is for no feature. "auto" finds features
+        whose values are evenly spaced and come at least twice on average, and those of
+        an integer or boolean type with at most 1000 steps between their ends.
 
     random_state : int, RandomState instance or None, default=None
         Splits, starting weights, minibatches, and dequantization. Pass an int for a
@@ -398,19 +398,19 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
 
     def _validated_for_fit(self, X, sample_weight, X_val, earlier):
         """Checked arrays, without the samples of weight zero."""
-        X = self._checked(X, ensure_min_samples=2, reset=earlier is None)
+        X, table = self._checked(X, ensure_min_samples=2, reset=earlier is None), X
         weight = np.broadcast_to(1.0, len(X))
         if sample_weight is not None:
             X, weight = self._weighted(X, sample_weight)
-        check_values(X, type(self).__name__)
+        check_values(X, type(self).__name__, table=table)
         if X_val is not None:
             if not self.early_stopping:
                 raise ValueError(
                     f"X_val is of no use to {type(self).__name__} with "
                     "early_stopping=False. Leave it out, or set early_stopping=True."
                 )
-            X_val = self._checked(X_val)
-            check_values(X_val, type(self).__name__, "X_val")
+            X_val, table = self._checked(X_val, "X_val"), X_val
+            check_values(X_val, type(self).__name__, "X_val", table)
         return X, weight, X_val
 
     def _weighted(self, X, sample_weight):

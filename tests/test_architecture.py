@@ -169,8 +169,8 @@ def is_private(name):
     return name.startswith("_") and not name.startswith("__")
 
 
-# Of torch and scikit-learn, which have no public ones for these.
-FOREIGN = ("_foreach_", "_get_param_names")
+# Of torch, scikit-learn and pandas, which have no public ones for these.
+FOREIGN = ("_foreach_", "_get_param_names", "_constructor")
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -389,7 +389,7 @@ def test_a_fit_leaves_its_components_alone(X):
     assert [one.get_params() for one in (field, *transforms)] == before
     assert not any(hasattr(one, "n_features_in_") for one in transforms)
     assert density.field_.get_params() == {
-        "hidden_layer_sizes": (8,),
+        "hidden_layer_sizes": (8, 8),
         "activation": "fourier",
         "frequency": 3.0,
         "time_dependent": False,

@@ -121,7 +121,7 @@ CASES = {
         {},
     ),
     "three layers": (untested(field=MLPField((6, 5, 4))), X[:100], {}),
-    "one layer": (untested(field=MLPField(8, activation="silu")), X[:100], {}),
+    "one layer": (untested(field=MLPField((8,), activation="silu")), X[:100], {}),
     "affine": (untested(field=MLPField(())), X[:100], {}),
     "time-dependent": (
         untested(field=MLPField([8], "tanh", 2.0, time_dependent=True)),

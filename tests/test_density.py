@@ -382,6 +382,13 @@ def test_nested_parameters():
     assert density.solver.n_steps == parameters["solver__n_steps"] == 2
 
 
+@pytest.mark.parametrize("size", [16, np.int64(16)])
+def test_one_width_is_that_of_two_layers(size):
+    field = MLPField(size).resolve(1000, 2)
+    assert field.hidden_layer_sizes == (16, 16)
+    assert MLPField((16,)).resolve(1000, 2).hidden_layer_sizes == (16,)
+
+
 def test_a_fit_leaves_its_components_alone(X):
     field, transforms = MLPField(hidden_layer_sizes=8), [Asinh(), Whitening("scale")]
     before = [one.get_params() for one in (field, *transforms)]

@@ -10,12 +10,13 @@ import numpy as np
 _INT = "int(?:8|16|32|64)"
 _ARROW = rf"(?P<number>bool|u?{_INT}|halffloat|float|double)"
 _ARROW_DECIMAL = r"(?P<number>decimal)(?:128|256)\((?P<precision>\d+), (?P<scale>\d+)\)"
+# Python objects, by what they are.
+_OBJECTS = r"(?P<object>object)\[(?P<number>bool|int|float|decimal)\]"
 _NUMPY = (
     rf"(?P<number>bool|u?{_INT}|float(?:16|32|64))",
     # Of the other byte order.
     r"[<>](?P<number>[iuf][248])",
-    # Python objects, by what they are.
-    r"(?P<object>object)\[(?P<number>bool|int|float|decimal)\]",
+    _OBJECTS,
 )
 # The names of types that samples can have, in every library.
 _PATTERNS = {
@@ -28,6 +29,7 @@ _PATTERNS = {
         rf"Sparse\[(?P<number>bool|u?{_INT}|float(?:16|32|64)), (?P<fill>[-+.\w]+)\]",
     ),
     "polars": (
+        _OBJECTS,
         r"(?P<number>Boolean|U?Int(?:8|16|32|64|128)|Float(?:16|32|64))",
         r"(?P<number>Decimal)"
         r"\(precision=(?P<precision>\d+|None), scale=(?P<scale>\d+)\)",

@@ -263,8 +263,10 @@ def _numbers_of_frame(X, frame, owner, name):
         # Without a copy where there is one type, which is float64.
         return X.to_numpy(dtype=np.float64)
     columns = [_from_series(series) for series in frame.iter_columns()]
-    if any(values is not None and values.dtype.kind == "c" for values, *_ in columns):
-        return X
+    kinds = [None if values is None else values.dtype.kind for values, *_ in columns]
+    if "c" in kinds:
+        # For scikit-learn's error.
+        return columns[kinds.index("c")][0].reshape(-1, 1)
     labels, container = labels_of(frame), container_of(frame)
     return _joined(frame.shape, columns, labels, container, owner, name)
 

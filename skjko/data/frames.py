@@ -228,7 +228,7 @@ def _type_of(series, container):
     column = series.to_native()
     if container == "pyarrow":
         name = str(column.type)
-    elif container == "pandas" and str(column.dtype) == "object":
+    elif str(column.dtype).lower() == "object":
         name = f"object[{objects_kind(column.to_numpy())}]"
     elif container == "pandas" and hasattr(column.dtype, "fill_value"):
         name = f"Sparse[{column.dtype.subtype}, {float(column.dtype.fill_value)}]"
@@ -252,7 +252,7 @@ def _pandas_column(kind, x):
     if kind.is_object:
         return pd.Series(x, dtype=object)
     if kind.fill is not None:
-        fill = kind.dtype.type(float(kind.fill))
+        fill = kind.dtype.type(float(kind.fill)).item()
         return pd.arrays.SparseArray(x, fill_value=fill)
     if kind.arrow and kind.is_decimal:
         return pd.array(x, dtype=pd.ArrowDtype(_arrow_type(kind)))
@@ -263,6 +263,8 @@ def _polars_frame(table, types, columns):
     import polars as pl
 
     def series(label, kind, x):
+        if kind.is_object:
+            return pl.Series(label, x, dtype=pl.Object)
         if kind.is_decimal:
             # The type has numbers in its name, and None for no precision.
             precision = None if kind.precision == "None" else int(kind.precision)

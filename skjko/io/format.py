@@ -89,8 +89,8 @@ def parse(content, kind, newest):
     except safetensors.SafetensorError as error:
         if _is_pickle(content):
             raise ValueError(
-                "it is a pickle, of pickle or joblib, and no file of skjko's save. Load "
-                "it with what wrote it, if you trust it, and then save it"
+                "it is a pickle, of pickle or joblib, and no file of skjko's save. "
+                "Load it with what wrote it, if you trust it, and then save it"
             ) from None
         raise ValueError(f"it is no whole safetensors file ({error})") from error
     # The library has the arrays; the metadata it hands out only for files on disk.

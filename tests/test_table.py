@@ -479,7 +479,7 @@ def test_objects_are_integers_by_value():
 
 def test_decimals_keep_their_digits_and_their_bounds():
     cents = np.random.RandomState(0).randint(1, 30, 60)
-    values = pl.Series("price", [Decimal(int(c)) / 100 for c in cents])
+    values = pl.Series("price", [Decimal(f"{c / 100:.2f}") for c in cents])
     X = pl.DataFrame({"price": values.cast(pl.Decimal(10, 2))})
     density = gaussian(bounds={"price": (0, 0.3)}, discrete=None).fit(X)
     np.testing.assert_array_equal(

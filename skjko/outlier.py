@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
@@ -17,11 +17,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from skjko import smoothing
 from skjko.base import log_density, new_estimator, set_names
 from skjko.calibration import false_alarm_threshold, weighted_quantile
-from skjko.data.frames import check_values
+from skjko.data.frames import Table, check_values
 from skjko.density import JKOFlowDensity
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
 from skjko.outlier_scores import RATE, OutlierScores
+from skjko.support import by_position
 from skjko.transforms.base import is_array, is_int
 from skjko.typing import Floats, Seed, State, typed
 
@@ -259,7 +260,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
                 train = rng.permutation(len(X))
                 X_calibration = X[train[:n_calibration]]
                 train = train[n_calibration:]
-        density = self.density or smoothing.default_density()
+        density = self._density_by_position(Table.of(table))
         self.density_, self.noise_, self.n_trimmed_ = smoothing.fit(
             density, X[train], weight[train], self.noise, self.trim, rng
         )
@@ -327,6 +328,14 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
         return self
+
+    def _density_by_position(self, table: Table) -> JKOFlowDensity:
+        """The density to fit, for arrays in place of the table."""
+        density = clone(self.density or smoothing.default_density())
+        for name in ("bounds", "discrete"):
+            value, owner = getattr(density, name), type(density).__name__
+            setattr(density, name, by_position(value, name, table, owner))
+        return density
 
     def _describe(self, from_pandas: bool, rng: np.random.RandomState) -> None:
         """Keep of the model's own samples what scoring and explaining need."""

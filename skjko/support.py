@@ -207,6 +207,35 @@ class Support:
             return cls(state["grid"], lower, upper)
 
 
+def by_position(value: Any, parameter: str, table: Table, owner: str) -> Any:
+    """Return a parameter with the numbers of columns in place of their labels.
+
+    Parameters
+    ----------
+    value : object
+        Of "bounds" or "discrete": a dict, or anything else, which is returned.
+    parameter : str
+        Its name.
+    table : Table
+        Labels of the columns.
+    owner : str
+        Name of the estimator.
+
+    Returns
+    -------
+    value : object
+
+    Raises
+    ------
+    ValueError
+        If a label is that of no column.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    d = len(table.dtypes)
+    return dict(_by_column(value, parameter, table, d, owner))
+
+
 def _parse_bounds(
     bounds: Any, table: Table, d: int, owner: str
 ) -> tuple[Floats, Floats]:

@@ -3,6 +3,7 @@
 import pickle
 from decimal import Decimal
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -397,6 +398,7 @@ def arrow_decimals():
 
 
 SAME = {
+    "narwhals": lambda: nw.from_native(in_pandas()),
     "a subclass": lambda: in_pandas(kind=Frame),
     "a subclass that stays": lambda: in_pandas(kind=Keeper),
     "big-endian": lambda: in_pandas(COUNTS.astype(">i8"), REALS.astype(">f8")),
@@ -435,6 +437,7 @@ def types_of(X):
 def test_equal_values_have_equal_models(make, tmp_path):
     X = make()
     density = gaussian().fit(X)
+    X = nw.to_native(X, pass_through=True)
     plain = gaussian().fit(in_pandas())
     np.testing.assert_array_equal(
         density.score_samples(X), plain.score_samples(in_pandas())
@@ -510,3 +513,5 @@ def test_clean_tables_are_not_copied():
     assert numbers(X, "Owner") is X
     frame = pd.DataFrame(X, columns=["a", "b"])
     assert np.shares_memory(numbers(frame, "Owner"), frame.to_numpy())
+    one = pl.DataFrame({"a": X[:, 0]})
+    assert np.shares_memory(numbers(one, "Owner"), one["a"].to_numpy())

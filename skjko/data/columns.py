@@ -122,7 +122,7 @@ def numbers(X, owner, name="X"):
     """
     frame = frame_of(X, name)
     if frame is not None:
-        return _numbers_of_frame(X, frame, owner, name)
+        return _numbers_of_frame(frame, owner, name)
     if sparse.issparse(X):
         return X
     if isinstance(X, np.ma.MaskedArray):
@@ -256,12 +256,17 @@ def _check_unmasked(X, name):
         )
 
 
-def _numbers_of_frame(X, frame, owner, name):
+def _numbers_of_frame(frame, owner, name):
+    X = frame.to_native()
     if frame.implementation.is_pandas_like() and all(
         isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in X.dtypes
     ):
         # Without a copy where there is one type, which is float64.
         return X.to_numpy(dtype=np.float64)
+    if frame.implementation.is_polars() and all(
+        dtype == nw.Float64 for dtype in frame.schema.values()
+    ):
+        return X.to_numpy()
     columns = [_from_series(series) for series in frame.iter_columns()]
     kinds = [None if values is None else values.dtype.kind for values, *_ in columns]
     if "c" in kinds:

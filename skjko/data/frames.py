@@ -54,8 +54,10 @@ class Table:
             dtypes = [known(t.dtype.newbyteorder("=").name, container) for t in types]
         elif container == "numpy":
             labels = None
-        is_pandas = container == "pandas"
-        return cls(container, labels, dtypes, X._constructor if is_pandas else None)
+        constructor = None
+        if container == "pandas":
+            constructor = frame.to_native()._constructor
+        return cls(container, labels, dtypes, constructor)
 
     def __getstate__(self):
         """Return what is copied: constructors of subclasses may be local functions."""

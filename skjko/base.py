@@ -2,8 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-from collections.abc import Iterator
-from numbers import Integral
+from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -14,56 +13,27 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_is_fitted,
-    validate_data,
 )
 
 from skjko.components import VelocityField, build_on_meta
-from skjko.data import chunks
-from skjko.data.frames import Table, check_table, missing_message
+from skjko.data.frames import Table
 from skjko.fitted import Fitted
 from skjko.flow import devices
 from skjko.flow.blocks import Block, Flow
 from skjko.flow.step_selection import Discretization
+from skjko.inputs import CheckedInput, warn_user
 from skjko.model import Model
 from skjko.summary import summarize, to_html
+from skjko.support import Support
 from skjko.transforms.base import is_int
 from skjko.typing import ArrayOrFrame, Floats, Seed, State
 
 E = TypeVar("E", bound=BaseEstimator)
-
-
-class CheckedInput:
-    """Checks of an estimator's data and of the arguments of its methods."""
-
-    def _checked(
-        self, X: ArrayLike, reset: bool = False, **kwargs: Any
-    ) -> NDArray[Any]:
-        """Check samples as scikit-learn does, and say more of missing values."""
-        owner = type(self).__name__
-        check_table(X, owner)
-        dtype = chunks.dtypes(X)
-        try:
-            # Scikit-learn adds all values up, to see whether they are finite.
-            with np.errstate(over="ignore", invalid="ignore"):
-                return validate_data(self, X, dtype=dtype, reset=reset, **kwargs)
-        except ValueError as error:
-            message = missing_message(X, owner) if "NaN" in str(error) else None
-            if message is None:
-                raise
-            raise ValueError(message) from None
-
-    def _check_count(self, value: Any, name: str, method: str, least: int) -> None:
-        is_int = isinstance(value, Integral) and not isinstance(value, bool)
-        if not is_int or value < least:
-            raise ValueError(
-                f"The {name!r} parameter of {type(self).__name__}.{method} must be an "
-                f"int in the range [{least}, inf). Got {value!r} instead."
-            )
 
 
 class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
@@ -95,12 +65,18 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         -------
         log_density : ndarray of shape (n_samples,)
             Log-density in nats, per data unit, as float64. It is -inf outside of the
-            bounds and beyond 1e154 standard deviations (unless heavy tails are drawn
-            in). In discrete features it is the average over a cell: with the logarithm
-            of all their steps added it is a log-probability in them.
+            bounds, of which a warning tells, and beyond 1e154 standard deviations
+            (unless heavy tails are drawn in). In discrete features it is the average
+            over a cell: with the logarithm of all their steps added it is a
+            log-probability in them.
         """
-        X = self._validated(X)
-        return self._scorer.log_density(X)
+        return self._told_scores(self._validated(X))
+
+    def _told_scores(self, X: NDArray[Any]) -> Floats:
+        """Log-densities of validated samples, with a warning of those out of bounds."""
+        scores = self._scorer.log_density(X)
+        warn_outside(self.support_, X, scores, self._table.label)
+        return scores
 
     def score(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
@@ -125,7 +101,7 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
-        return weighted_mean(self._scorer.log_density(X), weight)
+        return weighted_mean(self._told_scores(X), weight)
 
     def transform(self, X: ArrayLike) -> Floats:
         """Map samples to the standard normal distribution.
@@ -158,9 +134,7 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
             Samples in data units.
         """
         check_is_fitted(self)
-        dtype = chunks.dtypes(Z)
-        with np.errstate(over="ignore", invalid="ignore"):
-            Z = check_array(Z, dtype=dtype, input_name="Z", estimator=self)
+        Z = self._numbers(Z, "Z")
         if Z.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "
@@ -227,9 +201,10 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         Returns
         -------
         X : ndarray of shape (n_samples, n_features), or DataFrame
-            Samples in data units and in the form of the data: a pandas or polars
-            DataFrame with its names if the model was fitted on one, the features'
-            types, discrete values on their grid, all within the bounds.
+            Samples in data units and in the form of the data: a data frame of pandas
+            or polars or a table of pyarrow, with its labels, if the model was fitted on
+            one, the features' types, discrete values on their grid, all within the
+            bounds. Frames whose labels are neither strings nor integers give arrays.
         """
         check_is_fitted(self)
         self._check_count(n_samples, "n_samples", "sample", least=1)
@@ -384,6 +359,31 @@ def weighted_mean(values: Floats, weight: Floats) -> float:
         raise ValueError("sample_weight is zero for all samples: they have no mean.")
     # Divided by the largest, so that their sum cannot overflow.
     return float(np.average(values[counts], weights=weight[counts] / weight.max()))
+
+
+def log_density(estimator: FlowEstimator, X: NDArray[Any]) -> Floats:
+    """Return log-densities of samples that are validated already, without warnings."""
+    return estimator._scorer.log_density(X)
+
+
+def warn_outside(
+    support: Support, X: NDArray[Any], scores: Floats, label: Callable[[int], str]
+) -> None:
+    """Warn of samples outside of the bounds, whose log-density is -inf.
+
+    Parameters
+    ----------
+    support : Support
+    X : ndarray of shape (n_samples, n_features)
+        Validated.
+    scores : ndarray of shape (n_samples,)
+        Their log-densities.
+    label : callable
+        From the number of a column to its name.
+    """
+    message = support.outside_message(X, scores, label)
+    if message is not None:
+        warn_user(message)
 
 
 def new_estimator(cls: type[E], parameters: State) -> E:

@@ -151,9 +151,9 @@ class MLPField(VelocityField):
     Parameters
     ----------
     hidden_layer_sizes : int or tuple of int, default=(128, 128)
-        Widths of the hidden layers. The divergence of two hidden layers has a closed
-        form; that of any other number costs one Jacobian-vector product a feature. `()`
-        is an affine field.
+        Widths of the hidden layers; an int is the width of two. The divergence of two
+        hidden layers has a closed form; that of any other number costs one
+        Jacobian-vector product a feature. `()` is an affine field.
 
     activation : {"auto", "fourier", "tanh", "silu"}, default="auto"
         Nonlinearity of the hidden layers. "fourier" starts with random sines and
@@ -212,7 +212,7 @@ class MLPField(VelocityField):
         """Widths of the hidden layers as a tuple."""
         sizes: Any = self.hidden_layer_sizes
         if isinstance(sizes, Integral) or np.ndim(sizes) == 0:
-            sizes = (sizes,)
+            sizes = (sizes, sizes)
         sizes, even = tuple(sizes), self.activation == "fourier"
         good = all(isinstance(n, Integral) and int(n) > 0 for n in sizes)
         if not good or (even and sizes and sizes[0] % 2):

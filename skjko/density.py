@@ -106,16 +106,16 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
 
     bounds : array-like of pairs, dict or None, default=None
         For every feature a pair (lower, upper), with None for no bound, or None for
-        neither; a dict has them for some features, by name or number. Density and
+        neither; a dict has them for some features, by label or number. Density and
         samples are inside of the bounds, by a logarithm or logit whose derivative is
         part of the score. Only values of discrete features can reach them.
 
-    discrete : "auto", array-like of float, dict or None, default="auto"
+    discrete : "auto", array-like, dict, list of str or None, default="auto"
         For every feature the distance between its values, 0 or None if it is
-        continuous; a dict has it for some features, by name or number. None is for no
-        feature. "auto" finds features whose values are evenly spaced and come at least
-        twice on average, and those of an integer or boolean type with at most 1000
-        steps between their ends.
+        continuous; a dict has it for some, by label or number; a list of names alone
+        has it found from their values. None is for no feature. "auto" finds features
+        whose values are evenly spaced and come at least twice on average, and those of
+        an integer or boolean type with at most 1000 steps between their ends.
 
     random_state : int, RandomState instance or None, default=None
         Splits, starting weights, minibatches, and dequantization. Pass an int for a
@@ -414,7 +414,7 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
     def _validated_for_fit(self, X, sample_weight, X_val, groups, earlier):
         """Checked arrays, without the samples of weight zero."""
         owner = type(self).__name__
-        X = self._checked(X, ensure_min_samples=2, reset=earlier is None)
+        X, table = self._checked(X, ensure_min_samples=2, reset=earlier is None), X
         for name, given in (("X_val", X_val), ("groups", groups)):
             if given is not None and not self.early_stopping:
                 raise ValueError(
@@ -431,10 +431,10 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
             X, weight, groups = repeats.weighted(X, weight, groups, owner)
-        check_values(X, owner)
+        check_values(X, owner, table=table)
         if X_val is not None:
-            X_val = self._checked(X_val)
-            check_values(X_val, owner, "X_val")
+            X_val, table = self._checked(X_val, "X_val"), X_val
+            check_values(X_val, owner, "X_val", table)
         return X, weight, X_val, groups
 
     def _record(self, fitted, errors):

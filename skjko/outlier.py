@@ -9,19 +9,20 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from skjko import smoothing
-from skjko.base import new_estimator, set_names
+from skjko.base import log_density, new_estimator, set_names
 from skjko.calibration import false_alarm_threshold, weighted_quantile
-from skjko.data.frames import check_values
+from skjko.data.frames import Table, check_values
 from skjko.density import JKOFlowDensity
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
 from skjko.outlier_scores import RATE, OutlierScores
+from skjko.support import by_position
 from skjko.transforms.base import is_array, is_int
 from skjko.typing import Floats, Seed, State, typed
 
@@ -237,11 +238,11 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             positive weight, or a parameter is out of its range.
         """
         from_pandas = hasattr(X, "iloc")
-        X = self._checked(X, ensure_min_samples=2, reset=True)
+        X, table = self._checked(X, ensure_min_samples=2, reset=True), X
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
-        check_values(X, type(self).__name__)
+        check_values(X, type(self).__name__, table=table)
         X, weight = X[weight > 0], weight[weight > 0]
         if len(X) < 2:
             raise ValueError(
@@ -251,7 +252,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         rng = check_random_state(self.random_state)
         train = np.arange(len(X))
         if X_calibration is not None:
-            X_calibration = self._checked(X_calibration)
+            X_calibration = self._checked(X_calibration, "X_calibration")
         else:
             n_calibration = int(self.calibration_fraction * len(X))
             n_calibration = min(n_calibration, _MAX_CALIBRATION_ROWS, len(X) - 2)
@@ -259,7 +260,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
                 train = rng.permutation(len(X))
                 X_calibration = X[train[:n_calibration]]
                 train = train[n_calibration:]
-        density = self.density or smoothing.default_density()
+        density = self._density_by_position(Table.of(table))
         self.density_, self.noise_, self.n_trimmed_ = smoothing.fit(
             density, X[train], weight[train], self.noise, self.trim, rng
         )
@@ -320,7 +321,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         if hasattr(density, "feature_names_in_"):
             self.feature_names_in_ = density.feature_names_in_
         from_pandas = hasattr(X_calibration, "iloc")
-        X = self._checked(X_calibration)
+        X = self._checked(X_calibration, "X_calibration")
         rng = check_random_state(self.random_state)
         self.density_, self.noise_, self.n_trimmed_ = density, 0.0, 0
         self._describe(from_pandas, rng)
@@ -328,10 +329,18 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         self._set_offset(X, np.ones(len(X)), rng)
         return self
 
+    def _density_by_position(self, table: Table) -> JKOFlowDensity:
+        """The density to fit, for arrays in place of the table."""
+        density = clone(self.density or smoothing.default_density())
+        for name in ("bounds", "discrete"):
+            value, owner = getattr(density, name), type(density).__name__
+            setattr(density, name, by_position(value, name, table, owner))
+        return density
+
     def _describe(self, from_pandas: bool, rng: np.random.RandomState) -> None:
         """Keep of the model's own samples what scoring and explaining need."""
         samples = self._own_samples(_N_SAMPLES, rng)
-        scores = self.density_.score_samples(samples)
+        scores = log_density(self.density_, samples)
         self.typical_log_density_ = float(scores.mean())
         levels = np.linspace(0, 1, _N_CANDIDATES)
         self._candidates = np.quantile(samples, levels, axis=0)

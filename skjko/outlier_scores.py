@@ -2,8 +2,8 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+from functools import partial
 from numbers import Real
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,10 +11,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from skjko.base import CheckedInput
+from skjko.base import log_density, warn_outside
 from skjko.calibration import conformal_p_values, false_alarm_threshold
+from skjko.data.columns import column_name
 from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
+from skjko.inputs import CheckedInput
 from skjko.typing import ArrayOrFrame, Floats, Seed
 
 RATE = Interval(Real, 0, 1, closed="neither")
@@ -37,9 +39,15 @@ class OutlierScores(CheckedInput):
     _candidates: Floats
     _returns_frame: bool
 
-    def _checked(self, X: ArrayLike, reset: bool = False, **kwargs: Any) -> Floats:
+    def _checked(
+        self,
+        X: ArrayLike,
+        name: str = "X",
+        reset: bool = False,
+        ensure_min_samples: int = 1,
+    ) -> Floats:
         """Check samples, as float64."""
-        X = super()._checked(X, reset, **kwargs)
+        X = super()._checked(X, name, reset, ensure_min_samples)
         return np.asarray(X, dtype=np.float64)
 
     def _validated(self, X: ArrayLike) -> Floats:
@@ -48,10 +56,24 @@ class OutlierScores(CheckedInput):
 
     def _score(self, X: Floats) -> Floats:
         """Score validated samples."""
-        log_density = self.density_.score_samples(X)
+        return self._statistic(log_density(self.density_, X))
+
+    def _statistic(self, scores: Floats) -> Floats:
+        """Scores of log-densities."""
         if self.statistic == "typicality":
-            return -np.abs(log_density - self.typical_log_density_)
-        return log_density
+            return -np.abs(scores - self.typical_log_density_)
+        return scores
+
+    def _told_log_density(self, X: ArrayLike) -> Floats:
+        """Log-densities of samples, with a warning of those out of bounds."""
+        X = self._validated(X)
+        scores = log_density(self.density_, X)
+        names = getattr(self, "feature_names_in_", None)
+        labels = None if names is None else list(names)
+        warn_outside(
+            self.density_.support_, X, scores, lambda j: column_name(labels, j)
+        )
+        return scores
 
     def _own_samples(self, n_samples: int, rng: np.random.RandomState) -> Floats:
         Z = rng.standard_normal((n_samples, self.n_features_in_))
@@ -77,7 +99,7 @@ class OutlierScores(CheckedInput):
             With `statistic="likelihood"` the log-density in nats, per unit of the data;
             with "typicality" minus its distance in nats to that of the model's samples.
         """
-        return self._score(self._validated(X))
+        return self._statistic(self._told_log_density(X))
 
     def decision_function(self, X: ArrayLike) -> Floats:
         """Score samples so that outliers are negative.
@@ -140,8 +162,8 @@ class OutlierScores(CheckedInput):
         Among many samples tested, hold the share of false alarms among the alarms down
         with `scipy.stats.false_discovery_control`.
         """
-        X = self._validated(X)
-        return conformal_p_values(self._score(X), self._calibrated())
+        scores = self._statistic(self._told_log_density(X))
+        return conformal_p_values(scores, self._calibrated())
 
     def _calibrated(self) -> Floats:
         if self.calibration_scores_ is None:
@@ -164,9 +186,7 @@ class OutlierScores(CheckedInput):
         typicality : ndarray of shape (n_samples,)
             Minus the distance in nats to `typical_log_density_`; at most 0.
         """
-        X = self._validated(X)
-        log_density = self.density_.score_samples(X)
-        return -np.abs(log_density - self.typical_log_density_)
+        return -np.abs(self._told_log_density(X) - self.typical_log_density_)
 
     def false_alarm_threshold(self, rate: float) -> float:
         """Score below which the p-value is at most a rate.
@@ -273,9 +293,8 @@ class OutlierScores(CheckedInput):
     def _explanation(self, X: ArrayLike, which: int) -> ArrayOrFrame:
         index = getattr(X, "index", None) if hasattr(X, "iloc") else None
         X = self._validated(X)
-        values = conditional_gains(self.density_.score_samples, X, self._candidates)[
-            which
-        ]
+        score = partial(log_density, self.density_)
+        values = conditional_gains(score, X, self._candidates)[which]
         if not self._returns_frame:
             return values
         import pandas as pd

@@ -2,7 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any, Self
 
@@ -69,7 +69,7 @@ class Support:
             The form of the data.
         bounds : array-like, dict or None
             Parameter of the estimator.
-        discrete : "auto", array-like, dict or None
+        discrete : "auto", array-like, dict, list of str or None
             Parameter of the estimator.
         owner : str
             Its name.
@@ -91,6 +91,8 @@ class Support:
             grid = DiscreteGrid.none(d)
         elif isinstance(discrete, str):
             grid = DiscreteGrid.detect(X, table.is_integer, bounded)
+        elif _are_names(discrete):
+            grid = _named_grid(discrete, X, table, owner)
         else:
             steps = _parse_steps(discrete, table, d, owner)
             grid, off = DiscreteGrid.given(X, steps)
@@ -128,6 +130,40 @@ class Support:
                 f"{'' if discrete else ', which no value of it may reach'}. Correct "
                 "the value, drop the row or widen the bounds."
             )
+
+    def outside_message(
+        self, X: NDArray[Any], scores: Floats, label: Callable[[int], str]
+    ) -> str | None:
+        """Return what to say of samples outside of the bounds, None if there are none.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Samples in data units.
+        scores : ndarray of shape (n_samples,)
+            Their log-densities: only those of -inf are looked at.
+        label : callable
+            From the number of a column to its name.
+
+        Returns
+        -------
+        message : str or None
+            With their number, and the first one's row and column.
+        """
+        if self.bounds.is_identity_:
+            return None
+        rows = np.flatnonzero(np.isneginf(scores))
+        outside = self.bounds.outside(chunks.as_float64(X[rows]))
+        rows, outside = rows[outside.any(axis=1)], outside[outside.any(axis=1)]
+        if not len(rows):
+            return None
+        i, j = rows[0], int(outside[0].argmax())
+        return (
+            f"{len(rows)} of {len(X)} samples are outside of the bounds, where the "
+            f"log-density is -inf. The first is row {i}, with {float(X[i, j]):.15g} in "
+            f"{label(j)}, whose bounds are ({self.lower[j]:g}, {self.upper[j]:g}). "
+            "Correct or drop such rows, or fit with wider bounds."
+        )
 
     def get_state(self) -> State:
         """Return what `from_state` needs.
@@ -169,6 +205,35 @@ class Support:
             raise ValueError("the lower bounds are not below the upper ones")
         with np.errstate(over="ignore", invalid="ignore"):
             return cls(state["grid"], lower, upper)
+
+
+def by_position(value: Any, parameter: str, table: Table, owner: str) -> Any:
+    """Return a parameter with the numbers of columns in place of their labels.
+
+    Parameters
+    ----------
+    value : object
+        Of "bounds" or "discrete": a dict, or anything else, which is returned.
+    parameter : str
+        Its name.
+    table : Table
+        Labels of the columns.
+    owner : str
+        Name of the estimator.
+
+    Returns
+    -------
+    value : object
+
+    Raises
+    ------
+    ValueError
+        If a label is that of no column.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    d = len(table.dtypes)
+    return dict(_by_column(value, parameter, table, d, owner))
 
 
 def _parse_bounds(
@@ -214,6 +279,47 @@ def _parse_steps(discrete: Any, table: Table, d: int, owner: str) -> Floats:
     return steps
 
 
+def _are_names(discrete: Any) -> bool:
+    """Whether a parameter is a list of names alone."""
+    return (
+        not isinstance(discrete, Mapping)
+        and len(discrete) > 0
+        and all(isinstance(item, str) for item in discrete)
+    )
+
+
+def _named_grid(names: Any, X: NDArray[Any], table: Table, owner: str) -> DiscreteGrid:
+    """Return the grid where the features of these names are discrete."""
+    named = np.zeros(X.shape[1], dtype=bool)
+    for name in names:
+        named[_column(name, "discrete", table, owner)] = True
+    columns = np.flatnonzero(named)
+    every = np.ones(len(columns), dtype=bool)
+    found = DiscreteGrid.detect(
+        X[:, columns], table.is_integer[columns], every, is_named=every
+    )
+    start, step = np.zeros((2, X.shape[1]))
+    start[columns], step[columns] = found.start, found.step
+    if not found.step.all():
+        j = int(columns[found.step == 0][0])
+        raise ValueError(
+            f"The 'discrete' parameter of {owner} names {table.label(j)}, whose values "
+            "are on no grid. Give the distance between them, as by "
+            f"discrete={{{table.names[j]!r}: 0.01}}, or leave the column out."
+        )
+    return DiscreteGrid(start, step)
+
+
+def _column(key: Any, parameter: str, table: Table, owner: str) -> int:
+    """Return the number of the column that a parameter names."""
+    try:
+        return table.find(key)
+    except ValueError as error:
+        raise ValueError(
+            f"The {parameter!r} parameter of {owner} names {error}."
+        ) from None
+
+
 def _by_column(
     value: Any, parameter: str, table: Table, d: int, owner: str
 ) -> Iterator[tuple[int, Any]]:
@@ -221,16 +327,16 @@ def _by_column(
     if value is None:
         return
     if isinstance(value, Mapping):
+        keys: dict[int, Any] = {}
         for key, item in value.items():
-            named = table.names is not None and key in table.names
-            j = table.names.index(key) if named else key
-            is_number = isinstance(j, (int, np.integer)) and not isinstance(j, bool)
-            if not (is_number and 0 <= j < d):
+            j = _column(key, parameter, table, owner)
+            if j in keys:
                 raise ValueError(
-                    f"The {parameter!r} parameter of {owner} names {key!r}, which is "
-                    "no column of X."
+                    f"The {parameter!r} parameter of {owner} has two items for "
+                    f"{table.label(j)}: {keys[j]!r} and {key!r}. Leave one of them out."
                 )
-            yield int(j), item
+            keys[j] = key
+            yield j, item
         return
     items = list(value)
     if len(items) != d:

@@ -169,8 +169,8 @@ def is_private(name):
     return name.startswith("_") and not name.startswith("__")
 
 
-# Of torch and scikit-learn, which have no public ones for these.
-FOREIGN = ("_foreach_", "_get_param_names")
+# Of torch, scikit-learn and pandas, which have no public ones for these.
+FOREIGN = ("_foreach_", "_get_param_names", "_constructor")
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -187,13 +187,13 @@ def test_private_access_is_found():
 @pytest.mark.parametrize("name", PATHS)
 def test_optional_packages_are_imported_in_functions(name):
     imports = imports_of(name, on_import_only=True)
-    assert roots(imports).isdisjoint({"matplotlib", "pandas", "polars"})
+    assert roots(imports).isdisjoint({"matplotlib", "pandas", "polars", "pyarrow"})
 
 
 def test_import_needs_no_optional_package():
     # In a process of its own, where None in sys.modules makes an import fail. Looking
     # for pandas in sys.modules would prove nothing: scikit-learn loads it if it can.
-    names = "matplotlib=None, pandas=None, polars=None"
+    names = "matplotlib=None, pandas=None, polars=None, pyarrow=None"
     code = f"import sys; sys.modules.update({names}); import skjko"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True

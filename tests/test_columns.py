@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, johnsonsu, lognorm, norm, weibull_max
 
-from skjko import JKOSchedule
+from skjko import JKOFlowOutlierDetector, JKOSchedule
 from skjko.datasets import fractal_tree, moons
 from skjko.transforms import Asinh, Bounds, Chain, MarginalMixtures, Whitening
 from skjko.transforms.discrete import DiscreteGrid
@@ -357,7 +358,8 @@ def test_bounds_at_use():
     density = quick(bounds={"time": (0, None)}).fit(frame)
     assert density.support_.lower.tolist() == [0, -np.inf]
     others = pd.DataFrame({"time": [0.0, -1.0, 1e-300, 1.0], "load": 0.5})
-    scores = density.score_samples(others)
+    with pytest.warns(UserWarning, match="2 of 4 samples are outside"):
+        scores = density.score_samples(others)
     assert scores[0] == scores[1] == -np.inf
     assert np.isfinite(scores[2:]).all()
     for method in ("transform", "trajectory", "likelihood_error"):
@@ -373,6 +375,36 @@ def test_bounds_at_use():
     X[3, 0] = 1
     with pytest.raises(ValueError, match=r"X_val has values outside .* -2 in row 1"):
         quick(bounds={0: (0, 9)}).fit(np.clip(X, 0.1, 8), X_val=[[1, 1], [-2, 1]])
+
+
+def test_samples_outside_of_the_bounds_are_told():
+    X = np.random.RandomState(0).exponential(size=(100, 2))
+    frame = pd.DataFrame(X, columns=["time", "load"])
+    density = gaussian(bounds={"load": (0, 50)}).fit(frame)
+    detector = JKOFlowOutlierDetector.from_density(density, frame, random_state=0)
+    others = frame.copy()
+    others.loc[[7, 9], "load"] = [-2.0, 60.0]
+    uses = [
+        *(density.score_samples, density.score, detector.score_samples),
+        *(detector.decision_function, detector.predict, detector.p_values),
+    ]
+    for use in uses:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            use(others)
+        assert [one.category for one in seen] == [UserWarning]
+        # The line of the caller.
+        assert seen[0].filename == __file__
+        text = str(seen[0].message)
+        assert "2 of 100 samples are outside of the bounds" in text
+        assert "row 7, with -2 in column 'load', whose bounds are (0, 50)" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for use in uses:
+            use(frame)
+        # Far away is not outside.
+        assert density.score_samples(frame.assign(time=1e200))[0] == -np.inf
+        detector.explain(others[:2])
 
 
 def test_integers_reach_their_bounds():

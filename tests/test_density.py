@@ -382,6 +382,13 @@ def test_nested_parameters():
     assert density.solver.n_steps == parameters["solver__n_steps"] == 2
 
 
+@pytest.mark.parametrize("size", [16, np.int64(16)])
+def test_one_width_is_that_of_two_layers(size):
+    field = MLPField(size).resolve(1000, 2)
+    assert field.hidden_layer_sizes == (16, 16)
+    assert MLPField((16,)).resolve(1000, 2).hidden_layer_sizes == (16,)
+
+
 def test_a_fit_leaves_its_components_alone(X):
     field, transforms = MLPField(hidden_layer_sizes=8), [Asinh(), Whitening("scale")]
     before = [one.get_params() for one in (field, *transforms)]
@@ -389,7 +396,7 @@ def test_a_fit_leaves_its_components_alone(X):
     assert [one.get_params() for one in (field, *transforms)] == before
     assert not any(hasattr(one, "n_features_in_") for one in transforms)
     assert density.field_.get_params() == {
-        "hidden_layer_sizes": (8,),
+        "hidden_layer_sizes": (8, 8),
         "activation": "fourier",
         "frequency": 3.0,
         "time_dependent": False,

@@ -418,6 +418,20 @@ def test_explanation_has_the_names_and_index_of_a_data_frame(X):
 # ------------------------------------------------------------------- other densities
 
 
+@pytest.mark.parametrize("labels", [["east", "north"], [1, 0]])
+def test_bounds_of_the_density_are_by_label(X, labels):
+    frame = pd.DataFrame(X, columns=labels)
+    low = X[:, 1].min() - 1
+    density = JKOFlowDensity(max_blocks=0, bounds={labels[1]: (low, None)})
+    detector = JKOFlowOutlierDetector(density=density, noise=0.0, random_state=0)
+    detector.fit(frame)
+    assert detector.density_.support_.lower.tolist() == [-np.inf, low]
+    assert density.bounds == {labels[1]: (low, None)}
+    density.set_params(bounds={"up": (low, None)})
+    with pytest.raises(ValueError, match=r"'bounds'.*Density names 'up', .*no column"):
+        detector.fit(frame)
+
+
 def test_from_density(X):
     density = JKOFlowDensity(
         max_blocks=1, field=MLPField((8, 8)), max_iter=10, random_state=0

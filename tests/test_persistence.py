@@ -3,12 +3,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
+import gzip
 import json
 import math
 import os
 import pickle
 import stat
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +123,7 @@ CASES = {
         {},
     ),
     "three layers": (untested(field=MLPField((6, 5, 4))), X[:100], {}),
-    "one layer": (untested(field=MLPField(8, activation="silu")), X[:100], {}),
+    "one layer": (untested(field=MLPField((8,), activation="silu")), X[:100], {}),
     "affine": (untested(field=MLPField(())), X[:100], {}),
     "time-dependent": (
         untested(field=MLPField([8], "tanh", 2.0, time_dependent=True)),
@@ -415,6 +417,22 @@ def test_output_container_stays(fitted, container, path):
     )
     assert type(found) is type(expected)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_missing_folder_is_named(path):
+    folder = path.parent / "missing"
+    with pytest.raises(FileNotFoundError, match=r"no such folder.*missing'$"):
+        plain(max_blocks=0).fit(X[:50]).save(folder / "model.safetensors")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("compress", [None, zlib.compress, gzip.compress])
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_a_pickle_is_called_so(compress, protocol, path):
+    content = pickle.dumps(plain(), protocol)
+    path.write_bytes(compress(content) if compress else content)
+    with pytest.raises(ValueError, match="it is a pickle, of pickle or joblib"):
+        JKOFlowDensity.load(path)
 
 
 def test_names_that_json_has_to_escape(path):

@@ -1,11 +1,16 @@
 """Tables of any form: what samples keep of it, and what is said of what is missing."""
 
+import pickle
+from decimal import Decimal
+
+import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 
 from skjko import JKOFlowDensity, MLPField, RungeKutta
+from skjko.data.columns import numbers
 from skjko.data.frames import Table
 from skjko.transforms.discrete import DiscreteGrid
 
@@ -229,3 +234,284 @@ def test_missing_values_are_named_at_use(fitted, frame):
     rows.loc[2, "count"] = NAN
     with pytest.raises(ValueError, match=r"a missing value in column 'count' \(1\)"):
         fitted.score_samples(rows)
+
+
+# ------------------------------------------------------------- columns by label
+
+
+def gaussian(**parameters):
+    return quick(**{"max_blocks": 0, "transforms": None, **parameters})
+
+
+def positive(n=60, d=3):
+    return np.abs(np.random.RandomState(0).standard_normal((n, d))) + 0.1
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [7, 2, 1], np.array([30, 2, 10])])
+def test_integer_labels_come_before_positions(labels):
+    X = pd.DataFrame(positive(), columns=labels)
+    density = gaussian(bounds={2: (0, None)}).fit(X)
+    assert density.support_.lower.tolist() == [-np.inf, 0, -np.inf]
+    sample = density.sample(3, random_state=0)
+    assert list(sample.columns) == list(labels)
+    assert not hasattr(density, "feature_names_in_")
+
+
+def test_integer_labels_of_discrete_features():
+    X = pd.DataFrame({2: positive()[:, 0], 1: np.arange(60) % 5, 0: np.arange(60) % 7})
+    density = gaussian(discrete={1: 1}).fit(X)
+    assert density.support_.grid.step.tolist() == [0, 1, 0]
+    # Lists are by position.
+    density = gaussian(discrete=[None, None, 1]).fit(X)
+    assert density.support_.grid.step.tolist() == [0, 0, 1]
+
+
+def test_numbers_that_are_no_labels_are_refused():
+    X = pd.DataFrame(positive(), columns=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"'bounds'.* names 0, .*no label.*integers"):
+        gaussian(bounds={0: (0, None)}).fit(X)
+    with pytest.raises(ValueError, match=r"'discrete'.* names 9, .*no label"):
+        gaussian(discrete={9: 1}).fit(X)
+    with pytest.raises(ValueError, match=r"names True, which is no column"):
+        gaussian(bounds={True: (0, None)}).fit(X)
+
+
+def test_numbers_are_positions_among_names():
+    X = pd.DataFrame(positive(), columns=["a", "b", "c"])
+    density = gaussian(bounds={2: (0, None), "a": (0, 9)}).fit(X)
+    assert density.support_.lower.tolist() == [0, -np.inf, 0]
+    with pytest.raises(ValueError, match=r"two items for column 'a': 0 and 'a'"):
+        gaussian(bounds={0: (0, None), "a": (0, None)}).fit(X)
+
+
+@pytest.mark.parametrize("label", ["a", 1])
+def test_labels_that_occur_twice_are_refused(label):
+    X = pd.DataFrame(positive(), columns=[label, label, 5 if label == 1 else "b"])
+    with pytest.raises(ValueError, match=rf"label {label!r} occurs 2 times.*columns"):
+        gaussian(bounds={label: (0, None)}).fit(X)
+
+
+def test_other_labels_give_arrays():
+    pairs = pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)])
+    for labels in (pairs, pd.to_datetime(["2020", "2021", "2022"]), [0.5, 1.5, 2.5]):
+        density = gaussian(bounds={1: (0, None)})
+        density.fit(pd.DataFrame(positive(), columns=labels))
+        assert density.support_.lower.tolist() == [-np.inf, 0, -np.inf]
+        sample = density.sample(3, random_state=0)
+        assert isinstance(sample, np.ndarray)
+        assert sample.dtype == float
+
+
+def test_integer_labels_in_files(tmp_path):
+    X = pd.DataFrame(positive(), columns=[3, 1, 2])
+    density = gaussian().fit(X)
+    density.save(tmp_path / "model")
+    loaded = JKOFlowDensity.load(tmp_path / "model")
+    pd.testing.assert_frame_equal(
+        loaded.sample(3, random_state=0), density.sample(3, random_state=0)
+    )
+
+
+@pytest.mark.parametrize(
+    "names, features", [([1, 2], ["a", "b"]), ([1], None), ([True, False], None)]
+)
+def test_labels_that_are_none_of_the_features(names, features):
+    table = Table("pandas", names, ["int64", "int64"])
+    with pytest.raises(ValueError, match="names of the table"):
+        table.check(2, features)
+
+
+def test_discrete_features_by_their_names_alone():
+    rng = np.random.RandomState(0)
+    X = pd.DataFrame(
+        {
+            # So few ties that it is not found to be discrete.
+            "price": np.round(rng.uniform(0, 40, 200), 1),
+            "single": (np.round(rng.uniform(0, 40, 200), 1)).astype(np.float32),
+            "id": rng.randint(0, 10**6, 200),
+            "count": rng.poisson(3, 200),
+            "real": rng.standard_normal(200),
+        }
+    )
+    assert gaussian().fit(X).support_.grid.step.tolist() == [0, 0, 0, 1, 0]
+    named = gaussian(discrete=["single", "price", "id"]).fit(X)
+    assert named.support_.grid.step == pytest.approx([0.1, 0.1, 1, 0, 0])
+    with pytest.raises(ValueError, match=r"'discrete'.*'real'.* no grid.*\{'real': 0"):
+        gaussian(discrete=["price", "real"]).fit(X)
+    with pytest.raises(ValueError, match=r"'discrete'.* names 'age', .*no column"):
+        gaussian(discrete=["age"]).fit(X)
+    with pytest.raises(ValueError, match=r"'discrete'.* names 'age', .*no column"):
+        gaussian(discrete=["age"]).fit(X.to_numpy())
+
+
+# ------------------------------------------------------------- types of columns
+
+
+class Frame(pd.DataFrame):
+    """A subclass whose methods return data frames of pandas."""
+
+
+class Keeper(pd.DataFrame):
+    """A subclass whose methods return such ones."""
+
+    @property
+    def _constructor(self):
+        return Keeper
+
+
+COUNTS = np.random.RandomState(0).poisson(3, 80)
+REALS = np.random.RandomState(1).standard_normal(80)
+
+
+def as_decimals(values):
+    return [Decimal(str(value)) for value in values.tolist()]
+
+
+def in_pandas(count=COUNTS, real=REALS, kind=pd.DataFrame):
+    return kind({"count": count, "real": real})
+
+
+def in_polars(count=COUNTS, real=REALS):
+    return pl.DataFrame({"count": count, "real": real})
+
+
+def with_arrow(make):
+    def made():
+        pytest.importorskip("pyarrow")
+        return make()
+
+    return made
+
+
+def arrow_table():
+    import pyarrow as pa
+
+    decimals = pa.array(as_decimals(COUNTS), type=pa.decimal128(10, 0))
+    return pa.table({"count": decimals, "real": REALS})
+
+
+def arrow_decimals():
+    import pyarrow as pa
+
+    dtype = pd.ArrowDtype(pa.decimal128(10, 0))
+    return in_pandas(pd.array(as_decimals(COUNTS), dtype=dtype))
+
+
+SAME = {
+    "narwhals": lambda: nw.from_native(in_pandas()),
+    "a subclass": lambda: in_pandas(kind=Frame),
+    "a subclass that stays": lambda: in_pandas(kind=Keeper),
+    "big-endian": lambda: in_pandas(COUNTS.astype(">i8"), REALS.astype(">f8")),
+    "objects": lambda: in_pandas(COUNTS.astype(object), REALS.astype(object)),
+    "objects of NumPy": lambda: in_pandas(np.array([*COUNTS], dtype=object)),
+    "nullable": lambda: in_pandas().convert_dtypes(),
+    "sparse": lambda: in_pandas(pd.arrays.SparseArray(COUNTS, fill_value=3)),
+    "all sparse": lambda: in_pandas(*map(pd.arrays.SparseArray, (COUNTS, REALS))),
+    "polars": in_polars,
+    "polars Decimal": lambda: in_polars(
+        pl.Series(as_decimals(COUNTS), dtype=pl.Decimal(12, 0))
+    ),
+    "polars Object": lambda: in_polars(pl.Series(COUNTS.tolist(), dtype=pl.Object)),
+    "pyarrow in pandas": with_arrow(
+        lambda: in_pandas(
+            pd.array(COUNTS, dtype="int64[pyarrow]"),
+            pd.array(REALS, dtype="double[pyarrow]"),
+        )
+    ),
+    "decimals of pyarrow in pandas": with_arrow(arrow_decimals),
+    "pyarrow": with_arrow(arrow_table),
+}
+if hasattr(pl, "Int128"):
+    SAME["polars Int128"] = lambda: in_polars(pl.Series(COUNTS).cast(pl.Int128))
+
+
+def types_of(X):
+    return (
+        list(X.schema.types)
+        if hasattr(X, "schema") and hasattr(X.schema, "types")
+        else list(X.dtypes)
+    )
+
+
+@pytest.mark.parametrize("make", SAME.values(), ids=SAME)
+def test_equal_values_have_equal_models(make, tmp_path):
+    X = make()
+    density = gaussian().fit(X)
+    X = nw.to_native(X, pass_through=True)
+    plain = gaussian().fit(in_pandas())
+    np.testing.assert_array_equal(
+        density.score_samples(X), plain.score_samples(in_pandas())
+    )
+    assert density.support_.grid.step.tolist() == [1, 0]
+    density.save(tmp_path / "model")
+    loaded = JKOFlowDensity.load(tmp_path / "model")
+    kind = pd.DataFrame if type(X) is Frame else type(X)
+    for one in (density, loaded, pickle.loads(pickle.dumps(density))):
+        sample = one.sample(9, random_state=0)
+        # Constructors of subclasses are in no file.
+        plain_kind = pd.DataFrame if kind is Keeper else kind
+        assert type(sample) is (kind if one is density else plain_kind)
+        assert types_of(sample) == types_of(X)
+        expected = plain.sample(9, random_state=0)
+        for name in ("count", "real"):
+            column = sample[name]
+            as_list = getattr(column, "to_list", None) or column.to_pylist
+            values = np.array(as_list(), dtype=float)
+            np.testing.assert_array_equal(values, expected[name])
+
+
+@pytest.mark.parametrize("dtype", [">i8", ">u2", "<i4", object])
+def test_equal_integers_have_equal_models(dtype):
+    X = np.c_[COUNTS, 70_000 % (COUNTS + 7)]
+    density, plain = gaussian().fit(X.astype(dtype)), gaussian().fit(X)
+    np.testing.assert_array_equal(
+        density.score_samples(X.astype(dtype)), plain.score_samples(X)
+    )
+    sample = density.sample(9, random_state=0)
+    assert sample.dtype == dtype
+    np.testing.assert_array_equal(sample, plain.sample(9, random_state=0))
+
+
+def test_objects_are_integers_by_value():
+    flags = np.array([True, False] * 30, dtype=object)
+    big = np.array([2**70 + k for k in range(60)], dtype=object)
+    table = Table.of(pd.DataFrame({"flag": flags, "big": big, "real": big / 3}))
+    assert table.is_integer.tolist() == [True, True, False]
+    assert table.dtypes == ["object[bool]", "object[int]", "object[float]"]
+
+
+def test_decimals_keep_their_digits_and_their_bounds():
+    cents = np.random.RandomState(0).randint(1, 30, 60)
+    values = pl.Series("price", [Decimal(f"{c / 100:.2f}") for c in cents])
+    X = pl.DataFrame({"price": values.cast(pl.Decimal(10, 2))})
+    density = gaussian(bounds={"price": (0, 0.3)}, discrete=None).fit(X)
+    np.testing.assert_array_equal(
+        density.score_samples(X),
+        gaussian(bounds=[(0, 0.3)], discrete=None)
+        .fit(cents[:, np.newaxis] / 100)
+        .score_samples(cents[:, np.newaxis] / 100),
+    )
+    sample = density.sample(500, random_state=0)
+    assert sample.dtypes == X.dtypes
+    assert Decimal(0) < sample["price"].min()
+    assert sample["price"].max() < Decimal("0.3")
+    objects = np.array([[Decimal(int(c)) / 100] for c in cents], dtype=object)
+    sample = gaussian().fit(objects).sample(4)
+    assert all(isinstance(value, Decimal) for value in sample[:, 0])
+
+
+def test_numbers_are_converted_without_loss():
+    X = pd.DataFrame({"big": [2**53 - 1, 1 - 2**53], "small": np.float32([0.1, 0.2])})
+    for frame in (X, X.astype(object), pl.DataFrame(dict(X))):
+        array = numbers(frame, "Owner")
+        assert array[:, 0].tolist() == [2**53 - 1, 1 - 2**53]
+        assert array[:, 1].tolist() == np.float32([0.1, 0.2]).tolist()
+
+
+def test_clean_tables_are_not_copied():
+    X = np.random.RandomState(0).standard_normal((50, 2))
+    assert numbers(X, "Owner") is X
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    assert np.shares_memory(numbers(frame, "Owner"), frame.to_numpy())
+    one = pl.DataFrame({"a": X[:, 0]})
+    assert np.shares_memory(numbers(one, "Owner"), one["a"].to_numpy())

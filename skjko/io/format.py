@@ -7,12 +7,14 @@ object it describes, the version of the format, and a checksum of everything.
 # SPDX-License-Identifier: BSD-3-Clause
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
+import zlib
 
 import numpy as np
 import safetensors
@@ -85,6 +87,11 @@ def parse(content, kind, newest):
     try:
         found = safetensors.deserialize(content)
     except safetensors.SafetensorError as error:
+        if _is_pickle(content):
+            raise ValueError(
+                "it is a pickle, of pickle or joblib, and no file of skjko's save. "
+                "Load it with what wrote it, if you trust it, and then save it"
+            ) from None
         raise ValueError(f"it is no whole safetensors file ({error})") from error
     # The library has the arrays; the metadata it hands out only for files on disk.
     n_header = int.from_bytes(content[:8], "little")
@@ -123,6 +130,11 @@ def write(path, content):
     """
     # A link stays one: what it points to is replaced, by a file in the same folder.
     path = os.path.realpath(path)
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            errno.ENOENT, "There is no such folder to write to. Make it first", folder
+        )
     temporary = f"{path}.{secrets.token_hex(8)}.tmp"
     try:
         with open(temporary, "xb") as file:
@@ -136,6 +148,15 @@ def write(path, content):
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         raise
+
+
+def _is_pickle(content):
+    """Whether bytes are a pickle of protocol 2 or later, compressed by zlib or not."""
+    start = content[:2]
+    with contextlib.suppress(zlib.error):
+        # Of gzip as well, by joblib.
+        start = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, 2)
+    return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 9
 
 
 def _little_endian(array):

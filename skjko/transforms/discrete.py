@@ -93,6 +93,7 @@ class DiscreteGrid:
         X: NDArray[Any],
         is_integer: NDArray[np.bool_],
         is_bounded: NDArray[np.bool_],
+        is_named: NDArray[np.bool_] | None = None,
     ) -> Self:
         """Find the discrete features of finite samples.
 
@@ -105,14 +106,19 @@ class DiscreteGrid:
         is_bounded : ndarray of bool of shape (n_features,)
             Whether there are bounds: integers can reach them, so that such features are
             discrete however many values they have.
+        is_named : ndarray of bool of shape (n_features,), optional
+            Whether the user calls the feature discrete: it is, if there is any grid.
 
         Returns
         -------
         grid : DiscreteGrid
             With a step of zero in all other features.
         """
-        values = _distinct_values(X, is_integer, is_integer & is_bounded)
-        kinds = zip(values, is_integer, is_integer & is_bounded, strict=True)
+        is_always = is_integer & is_bounded
+        if is_named is not None:
+            is_always = is_always | is_named
+        values = _distinct_values(X, is_integer, is_always)
+        kinds = zip(values, is_integer, is_always, strict=True)
         found = [_detect(len(X), *column) for column in kinds]
         return cls(*np.array(found, dtype=float).reshape(-1, 2).T.copy())
 
@@ -340,9 +346,9 @@ def _distinct_values(
     first = X[np.linspace(0, n - 1, min(n, _SCREENED_SAMPLES)).astype(int)]
     values = [
         None
-        if not integer and len(np.unique(x)) > _SCREENED_SHARE * len(x)
+        if not (integer or always) and len(np.unique(x)) > _SCREENED_SHARE * len(x)
         else np.empty(0)
-        for x, integer in zip(first.T, is_integer, strict=True)
+        for x, integer, always in zip(first.T, is_integer, is_always, strict=True)
     ]
     for _, rows in chunks.in_float64(X):
         for j in range(d):
@@ -367,7 +373,7 @@ def _detect(
     if len(values) == 1:
         return values[0], np.inf
     tied = 2 * len(values) <= n
-    if not (tied or is_integer):
+    if not (tied or is_integer or is_always):
         return continuous
     # Numbers that have been float32 carry its rounding errors; integers have none.
     largest = np.abs(values).max()

@@ -1,0 +1,105 @@
+"""Checks of an estimator's data, and warnings at the line of the user."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import inspect
+import os
+import warnings
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+
+from skjko.data import chunks
+from skjko.data.columns import frame_of, infinite_message, numbers
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+
+
+class CheckedInput:
+    """Checks of an estimator's data and of the arguments of its methods."""
+
+    n_features_in_: int
+
+    def _checked(
+        self,
+        X: ArrayLike,
+        name: str = "X",
+        reset: bool = False,
+        ensure_min_samples: int = 1,
+    ) -> NDArray[Any]:
+        """Check samples as scikit-learn does, and say more of what is wrong.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        name : str, default="X"
+            Of the argument, for messages.
+        reset : bool, default=False
+            Whether these samples set the number and the names of the features.
+        ensure_min_samples : int, default=1
+        """
+        array = self._numbers(X, name, ensure_min_samples)
+        table = array if frame_of(X, name) is None else X
+        try:
+            validate_data(self, table, reset=reset, skip_check_array=True)
+        except ValueError as error:
+            if name == "X":
+                raise
+            text = str(error)
+            starts = text.startswith("X ")
+            text = f"{name} {text[2:]}" if starts else f"{name}: {text}"
+            raise ValueError(text) from None
+        return array
+
+    def _numbers(
+        self, X: ArrayLike, name: str, ensure_min_samples: int = 1
+    ) -> NDArray[Any]:
+        """Check that a table has finite numbers, of any number of features."""
+        owner = type(self).__name__
+        array = numbers(X, owner, name)
+        try:
+            # Scikit-learn adds all values up, to see whether they are finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return check_array(
+                    array,
+                    dtype=chunks.dtypes(array),
+                    ensure_min_samples=ensure_min_samples,
+                    input_name=name,
+                    estimator=self,
+                )
+        except ValueError as error:
+            text = str(error)
+            if text.startswith(f"Input {name} contains"):
+                text = infinite_message(_floats(array), X, owner, name) or text
+            elif name == "X" or name in text:
+                raise
+            else:
+                text = f"{name}: {text}"
+            raise ValueError(text) from None
+
+    def _check_count(self, value: Any, name: str, method: str, least: int) -> None:
+        is_int = isinstance(value, Integral) and not isinstance(value, bool)
+        if not is_int or value < least:
+            raise ValueError(
+                f"The {name!r} parameter of {type(self).__name__}.{method} must be an "
+                f"int in the range [{least}, inf). Got {value!r} instead."
+            )
+
+
+def _floats(array: Any) -> NDArray[Any]:
+    """A table as an array of floats, without a copy of what is one."""
+    kept = isinstance(array, np.ndarray) and array.dtype.kind == "f"
+    with np.errstate(over="ignore"):
+        return np.asarray(array, dtype=None if kept else np.float64)
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line outside of the library that led here."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

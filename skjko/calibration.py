@@ -8,6 +8,9 @@ import numpy as np
 
 from skjko.typing import Floats
 
+# In place of minus infinity, where values are interpolated.
+_LOWEST = -1e300
+
 
 def conformal_p_values(scores: Floats, calibration: Floats) -> Floats:
     """Split-conformal p-values: how rarely a normal sample scores as low as these.
@@ -70,6 +73,7 @@ def weighted_quantile(values: Floats, weight: Floats, q: float) -> float:
     Parameters
     ----------
     values : ndarray of shape (n,)
+        Finite or -inf.
     weight : ndarray of shape (n,)
         Positive.
     q : float
@@ -80,9 +84,12 @@ def weighted_quantile(values: Floats, weight: Floats, q: float) -> float:
     quantile : float
     """
     order = np.argsort(values, kind="stable")
-    values, weight = values[order], weight[order]
-    if weight[0] == weight[-1] and (weight == weight[0]).all():
-        return float(np.quantile(values, q))
-    position = np.cumsum(weight) - 0.5 * weight
-    position -= position[0]
-    return float(np.interp(q * position[-1], position, values))
+    # Between infinite values, or sums of the largest weights, there would be NaN.
+    values, weight = np.maximum(values[order], _LOWEST), weight[order] / weight.max()
+    if (weight == weight[0]).all():
+        quantile = float(np.quantile(values, q))
+    else:
+        position = np.cumsum(weight) - 0.5 * weight
+        position -= position[0]
+        quantile = float(np.interp(q * position[-1], position, values))
+    return -math.inf if quantile <= _LOWEST / 2 else quantile

@@ -2,8 +2,8 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import copy
 import math
-import warnings
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -17,12 +17,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from skjko import smoothing
 from skjko.base import log_density, new_estimator, set_names
 from skjko.calibration import false_alarm_threshold, weighted_quantile
+from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
 from skjko.density import JKOFlowDensity
+from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
 from skjko.outlier_scores import RATE, OutlierScores
-from skjko.support import by_position
+from skjko.support import Support, by_position
 from skjko.transforms.base import is_array, is_int
 from skjko.typing import Floats, Seed, State, typed
 
@@ -209,6 +211,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         y: object = None,
         sample_weight: ArrayLike | None = None,
         X_calibration: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> Self:
         """Fit the detector to samples.
 
@@ -220,11 +223,14 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the samples. A sample of weight 0 is as good as
-            absent. Calibration counts samples, whatever their weight.
+            absent. Samples that are equal are one, with their summed weight.
+            Calibration counts samples, whatever their weight.
         X_calibration : array-like of shape (n_calibration, n_features), default=None
             Normal samples to calibrate by instead of a random part of `X`: for time
-            series and groups, and where `X` has outliers but clean samples are at hand
-            too.
+            series, and where `X` has outliers but clean samples are at hand too.
+        groups : array-like of shape (n_samples,), default=None
+            Labels of samples that belong together: they stay on one side of every
+            split. Samples that are equal up to rounding do so anyway.
 
         Returns
         -------
@@ -242,13 +248,15 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
-        check_values(X, type(self).__name__, table=table)
-        X, weight = X[weight > 0], weight[weight > 0]
-        if len(X) < 2:
-            raise ValueError(
-                f"{type(self).__name__} requires at least 2 samples with a positive "
-                f"sample_weight. Got {len(X)} instead."
-            )
+        owner = type(self).__name__
+        if groups is not None:
+            groups = repeats.check_groups(groups, X, owner)
+        check_values(X, owner, table=table)
+        X, weight, groups = repeats.weighted(X, weight, groups, owner)
+        form = Table.of(table)
+        density = self._density_by_position(form)
+        support = Support.learn(X, form, density.bounds, density.discrete, owner)
+        X, weight, groups = repeats.distinct(X, weight, groups, support.grid.step == 0)
         rng = check_random_state(self.random_state)
         train = np.arange(len(X))
         if X_calibration is not None:
@@ -257,12 +265,16 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             n_calibration = int(self.calibration_fraction * len(X))
             n_calibration = min(n_calibration, _MAX_CALIBRATION_ROWS, len(X) - 2)
             if n_calibration > 0:
-                train = rng.permutation(len(X))
-                X_calibration = X[train[:n_calibration]]
-                train = train[n_calibration:]
-        density = self._density_by_position(Table.of(table))
+                train, rest = splits.train_rest(len(X), n_calibration, rng, groups)
+                X_calibration = X[rest]
         self.density_, self.noise_, self.n_trimmed_ = smoothing.fit(
-            density, X[train], weight[train], self.noise, self.trim, rng
+            density,
+            X[train],
+            weight[train],
+            None if groups is None else groups[train],
+            self.noise,
+            self.trim,
+            rng,
         )
         self._describe(from_pandas, rng)
         self._calibrate(X_calibration)
@@ -278,7 +290,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         Parameters
         ----------
         density : JKOFlowDensity
-            Fitted. It is neither copied nor changed.
+            Fitted. It is not changed, and what becomes of it later has no effect.
         X_calibration : array-like of shape (n_calibration, n_features)
             Normal samples, in the units of the density's data. They must have played no
             part in its training, not even as held-out samples that ended it.
@@ -323,7 +335,8 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         from_pandas = hasattr(X_calibration, "iloc")
         X = self._checked(X_calibration, "X_calibration")
         rng = check_random_state(self.random_state)
-        self.density_, self.noise_, self.n_trimmed_ = density, 0.0, 0
+        # The user's may be fitted again.
+        self.density_, self.noise_, self.n_trimmed_ = copy.copy(density), 0.0, 0
         self._describe(from_pandas, rng)
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
@@ -339,6 +352,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
 
     def _describe(self, from_pandas: bool, rng: np.random.RandomState) -> None:
         """Keep of the model's own samples what scoring and explaining need."""
+        self._fitted_statistic = self.statistic
         samples = self._own_samples(_N_SAMPLES, rng)
         scores = log_density(self.density_, samples)
         self.typical_log_density_ = float(scores.mean())
@@ -368,14 +382,22 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             self.offset_ = false_alarm_threshold(
                 self.calibration_scores_, self.false_alarm_rate
             )
-            if self.offset_ == -math.inf:
+            n, rate = len(self.calibration_scores_), self.false_alarm_rate
+            n_outside = int(np.isneginf(self.calibration_scores_).sum())
+            needed = math.ceil(1 / rate) - 1
+            if self.offset_ == -math.inf and n >= needed:
+                warn_user(
+                    f"{n_outside} of {n} calibration samples have a log-density of "
+                    "-inf, as outside of the bounds. That is more than a "
+                    f"false_alarm_rate of {rate} allows, and no sample is an outlier "
+                    "now. Correct or drop them, or fit with wider bounds."
+                )
+            elif self.offset_ == -math.inf:
                 self.offset_ = float(self.calibration_scores_[0])
-                warnings.warn(
-                    f"{len(self.calibration_scores_)} calibration samples are too few "
-                    f"for a false_alarm_rate of {self.false_alarm_rate}: that takes "
-                    f"{math.ceil(1 / self.false_alarm_rate) - 1}. The threshold is the "
-                    "lowest of their scores.",
-                    stacklevel=3,
+                warn_user(
+                    f"{n} calibration samples are too few for a false_alarm_rate of "
+                    f"{rate}: that takes {needed}. The threshold is the lowest of "
+                    "their scores."
                 )
 
     @classmethod
@@ -396,6 +418,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             density = self.density.get_params(deep=False)
         return {
             "params": {**self.get_params(deep=False), "density": None},
+            "statistic": self._fitted_statistic,
             "density": density,
             "density_": self.density_,
             "feature_names_in": None if names is None else [str(n) for n in names],
@@ -458,6 +481,9 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             raise ValueError("there are no names for the data frames that it returns")
         self.offset_, self.typical_log_density_, self.noise_ = numbers
         self.n_trimmed_, self._candidates = state["n_trimmed"], state["candidates"]
+        if state["statistic"] not in ("likelihood", "typicality"):
+            raise ValueError("the statistic is none")
         self.calibration_scores_ = scores
+        self._fitted_statistic = state["statistic"]
         self._returns_frame = state["returns_frame"]
         return self

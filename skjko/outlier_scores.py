@@ -29,7 +29,6 @@ _ROUNDING = 1e-10
 class OutlierScores(CheckedInput):
     """Methods of a fitted detector, around its density and its calibration scores."""
 
-    statistic: str
     n_features_in_: int
     feature_names_in_: np.ndarray
     density_: JKOFlowDensity
@@ -37,6 +36,7 @@ class OutlierScores(CheckedInput):
     typical_log_density_: float
     calibration_scores_: Floats | None
     _candidates: Floats
+    _fitted_statistic: str
     _returns_frame: bool
 
     def _checked(
@@ -60,7 +60,7 @@ class OutlierScores(CheckedInput):
 
     def _statistic(self, scores: Floats) -> Floats:
         """Scores of log-densities."""
-        if self.statistic == "typicality":
+        if self._fitted_statistic == "typicality":
             return -np.abs(scores - self.typical_log_density_)
         return scores
 
@@ -112,9 +112,11 @@ class OutlierScores(CheckedInput):
         Returns
         -------
         decision : ndarray of shape (n_samples,)
-            `score_samples` less `offset_`, in nats.
+            `score_samples` less `offset_`, in nats; 0 where they are equal, -inf too.
         """
-        decision = self.score_samples(X) - self.offset_
+        scores = self.score_samples(X)
+        with np.errstate(invalid="ignore"):
+            decision = np.where(scores == self.offset_, 0.0, scores - self.offset_)
         # The rounding of a score depends on its batch; the side of a sample at the
         # threshold, which is the score of a sample, must not.
         rounding = _ROUNDING * max(1.0, abs(self.offset_))

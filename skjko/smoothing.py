@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import clone
 
 from skjko.components import MLPField
@@ -42,6 +43,7 @@ def fit(
     density: JKOFlowDensity,
     X: Floats,
     weight: Floats,
+    groups: NDArray[np.int_] | None,
     noise: float | Literal["auto"],
     trim: float,
     rng: np.random.RandomState,
@@ -55,6 +57,8 @@ def fit(
     X : ndarray of shape (n_samples, n_features)
     weight : ndarray of shape (n_samples,)
         Positive.
+    groups : ndarray of int of shape (n_samples,) or None
+        Samples of one group stay on one side of a validation split.
     noise : float or "auto"
         In standard deviations of every feature.
     trim : float
@@ -74,11 +78,13 @@ def fit(
         if coarse.max_iter != "auto":
             coarse.max_iter = math.ceil(_COARSE_SHARE * coarse.max_iter)
         level = max(_noise(noise, len(X)), _COARSE_NOISE)
-        scores = _fitted(coarse, X, weight, level, rng).score_samples(X)
+        scores = _fitted(coarse, X, weight, groups, level, rng).score_samples(X)
         kept = np.sort(np.argsort(scores, kind="stable")[n_trimmed:])
         X, weight = X[kept], weight[kept]
+        groups = None if groups is None else groups[kept]
     level = _noise(noise, len(X))
-    return _fitted(clone(density), X, weight, level, rng), level, n_trimmed
+    density = _fitted(clone(density), X, weight, groups, level, rng)
+    return density, level, n_trimmed
 
 
 def _noise(noise: float | Literal["auto"], n_samples: int) -> float:
@@ -92,6 +98,7 @@ def _fitted(
     density: JKOFlowDensity,
     X: Floats,
     weight: Floats,
+    groups: NDArray[np.int_] | None,
     noise: float,
     rng: np.random.RandomState,
 ) -> JKOFlowDensity:
@@ -111,8 +118,11 @@ def _fitted(
         X += noise * spread * rng.standard_normal(X.shape)
         np.clip(X, -LARGEST_VALUE, LARGEST_VALUE, out=X)
         weight = np.tile(weight, n_copies)
+        groups = None if groups is None else np.tile(groups, n_copies)
     if density.random_state is None:
         density.random_state = rng.randint(2**31 - 1)
+    if groups is not None and len(np.unique(groups)) > 1 and density.early_stopping:
+        return density.fit(X, sample_weight=weight, groups=groups)
     return density.fit(X, sample_weight=weight)
 
 

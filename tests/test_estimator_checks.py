@@ -26,22 +26,7 @@ def estimators():
     )
 
 
-def expected_failed_checks(estimator):
-    if isinstance(estimator, JKOFlowDensity):
-        return {}
-    return {
-        "check_sample_weight_equivalence_on_dense_data": (
-            "calibration counts samples: one of weight two once, a repeated one twice"
-        )
-    }
-
-
-# Strict by `xfail_strict` in pyproject.toml: the decorator's argument of that name is
-# new in scikit-learn 1.8, and leaves pytest's setting alone by default.
-@parametrize_with_checks(
-    list(estimators()),
-    expected_failed_checks=expected_failed_checks,
-)
+@parametrize_with_checks(list(estimators()))
 def test_sklearn_check(estimator, check):
     check(estimator)
 

@@ -57,29 +57,38 @@ def train_validation_splits(X, weight, X_val, validation_fraction, rng, groups=N
         return [((X[a], weight[a]), (X[b], weight[b])) for a, b in pairs]
     most = math.ceil(MAX_VALIDATION_SAMPLES * n / n_effective)
     n_val = min(math.ceil(validation_fraction * n), most, n - 2)
-    if groups is not None:
-        stays = _without_groups(groups, n_groups, n_val, rng)
-        b = np.flatnonzero(~stays)
-    if chunks.is_large(X) or groups is not None:
+    if chunks.is_large(X):
         # The others stay in their order, for disks read one after another far faster.
-        if groups is None:
-            b = draw(n, n_val, rng)
-            stays = np.ones(n, dtype=bool)
-            stays[b] = False
+        _, b = train_rest(n, n_val, rng, groups, shuffled=False)
+        stays = np.ones(n, dtype=bool)
+        stays[b] = False
         train_set = chunks.select(X, stays), chunks.select(weight, stays)
     else:
-        order = rng.permutation(n)
-        a, b = order[n_val:], order[:n_val]
+        a, b = train_rest(n, n_val, rng, groups)
         train_set = X[a], weight[a]
     return [(train_set, (X[b], weight[b]))]
 
 
-def _without_groups(groups, n_groups, n_val, rng):
-    """Return which samples stay when whole groups of about n_val samples go."""
+def train_rest(n, n_rest, rng, groups=None, shuffled=True):
+    """Return the numbers of n rows but for about n_rest, and of these, at random.
+
+    Parameters
+    ----------
+    n, n_rest : int
+    rng : RandomState
+    groups : ndarray of int of shape (n,), optional
+        Whole groups go, at least one; at least one stays.
+    shuffled : bool, default=True
+        Whether the rows that stay are wanted, in random order.
+    """
+    if groups is None:
+        if not shuffled:
+            return None, draw(n, n_rest, rng)
+        order = rng.permutation(n)
+        return order[n_rest:], order[:n_rest]
     number = np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(number)
-    order = rng.permutation(n_groups)
-    # At least one group goes, and one stays.
-    n_gone = 1 + np.searchsorted(np.cumsum(sizes[order]), n_val)
-    gone = order[: min(n_gone, n_groups - 1)]
-    return ~np.isin(number, gone)
+    order = rng.permutation(number.max() + 1)
+    sizes = np.bincount(number)[order]
+    n_gone = 1 + int(np.searchsorted(np.cumsum(sizes), n_rest))
+    goes = np.isin(number, order[: min(n_gone, len(order) - 1)])
+    return tuple(rng.permutation(np.flatnonzero(part)) for part in (~goes, goes))

@@ -43,7 +43,8 @@ class CheckedInput:
         ensure_min_samples : int, default=1
         """
         array = self._numbers(X, name, ensure_min_samples)
-        table = array if frame_of(X, name) is None else X
+        frame = frame_of(X, name)
+        table = array if frame is None else frame.to_native()
         try:
             validate_data(self, table, reset=reset, skip_check_array=True)
         except ValueError as error:

@@ -119,7 +119,8 @@ class OutlierScores(CheckedInput):
             decision = np.where(scores == self.offset_, 0.0, scores - self.offset_)
         # The rounding of a score depends on its batch; the side of a sample at the
         # threshold, which is the score of a sample, must not.
-        rounding = _ROUNDING * max(1.0, abs(self.offset_))
+        size = abs(self.offset_) if np.isfinite(self.offset_) else 0.0
+        rounding = _ROUNDING * max(1.0, size)
         return np.where(np.abs(decision) <= rounding, 0.0, decision)
 
     def predict(self, X: ArrayLike) -> NDArray[np.int_]:

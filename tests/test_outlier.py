@@ -443,7 +443,6 @@ def test_from_density(X):
     )
     assert detector.n_features_in_ == 2
     assert pickle.dumps(density) == before
-    assert detector.density_ is density
     assert (detector.predict(rows) == -1).sum() == 30
     assert detector.p_values(rows).min() == pytest.approx(2 / 301)
     assert list(detector.explain(rows[:2]).columns) == ["east", "north"]
@@ -454,6 +453,70 @@ def test_from_density(X):
     strangers = pd.DataFrame(X, columns=["up", "down"])
     with pytest.raises(ValueError, match="feature names"):
         JKOFlowOutlierDetector.from_density(density, strangers)
+
+
+def test_what_was_fitted_decides(X, tmp_path):
+    """Parameters changed after fit, and a density that is fitted again."""
+    density = JKOFlowDensity(max_blocks=0, random_state=0).fit(X[:300])
+    detector = JKOFlowOutlierDetector.from_density(density, X[300:])
+    p, decision = detector.p_values(X[:20]), detector.decision_function(X[:20])
+    density.fit(100 * X)
+    detector.set_params(
+        statistic="typicality", threshold="hdr", contamination=0.4, noise=3.0
+    )
+    detector.save(tmp_path / "detector.skjko")
+    for one in (detector, JKOFlowOutlierDetector.load(tmp_path / "detector.skjko")):
+        np.testing.assert_array_equal(one.p_values(X[:20]), p)
+        np.testing.assert_array_equal(one.decision_function(X[:20]), decision)
+
+
+def test_infinite_scores():
+    X = np.abs(normal(300, 1)) + 0.1
+    density = JKOFlowDensity(bounds=[(0, None)], max_blocks=0, random_state=0).fit(X)
+    outside = -np.ones((20, 1))
+    with pytest.warns(UserWarning, match=r"20 of 120 calibration samples have .* -inf"):
+        detector = JKOFlowOutlierDetector.from_density(density, np.r_[X[:100], outside])
+    assert detector.offset_ == -np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        decision = detector.decision_function(np.r_[X[:1], outside[:1]])
+        np.testing.assert_array_equal(decision, [np.inf, 0.0])
+        np.testing.assert_array_equal(detector.predict(outside), np.ones(20))
+        # Fewer of them than may be outliers: the threshold is finite.
+        few = JKOFlowOutlierDetector.from_density(density, np.r_[X[:100], outside[:2]])
+        assert np.isfinite(few.offset_)
+        np.testing.assert_array_equal(few.decision_function(outside[:1]), [-np.inf])
+        rated = JKOFlowOutlierDetector.from_density(
+            density, np.r_[X[:100], outside], contamination=0.1
+        )
+        assert rated.offset_ == -np.inf
+
+
+def test_the_largest_weights():
+    X, huge = normal(200, 2), np.full(200, 1e307)
+    huge[::2] *= 3
+    one = quick(contamination=0.1).fit(X, sample_weight=huge)
+    other = quick(contamination=0.1).fit(X, sample_weight=huge / 1e307)
+    assert one.offset_ == pytest.approx(other.offset_)
+    density = JKOFlowDensity(max_blocks=0, random_state=0).fit(X)
+    assert density.score(X, sample_weight=huge) == pytest.approx(
+        density.score(X, sample_weight=huge / 1e307)
+    )
+    with pytest.raises(ValueError, match="zero"):
+        density.score(X, sample_weight=np.zeros(200))
+
+
+def test_copies_are_on_one_side_of_the_calibration():
+    """Five exports of one table: calibration scores are those of fresh samples."""
+    X = normal(100, 2)
+    rows = np.concatenate([X + 1e-9 * normal(100, 2, seed=i) for i in range(5)])
+    many = quick(calibration_fraction=0.5, noise=0.0, max_iter=150).fit(rows)
+    alarms = (many.p_values(normal(2000, 2, seed=5)) <= 0.1).mean()
+    assert alarms < 0.25
+    groups = np.arange(100) // 4
+    quick(calibration_fraction=0.5).fit(X, groups=groups)
+    with pytest.raises(ValueError, match="groups has one label"):
+        quick().fit(X, groups=np.zeros(100))
 
 
 def test_from_density_refuses(X):

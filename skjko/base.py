@@ -26,7 +26,7 @@ from skjko.fitted import Fitted
 from skjko.flow import devices
 from skjko.flow.blocks import Block, Flow
 from skjko.flow.step_selection import Discretization
-from skjko.inputs import CheckedInput, warn_user
+from skjko.inputs import CheckedInput, warn_user, without_nan
 from skjko.model import Model
 from skjko.summary import summarize, to_html
 from skjko.support import Support
@@ -118,7 +118,7 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
             at the centre of their cells.
         """
         X = self._validated_inside(X)
-        return self._scorer.forward(X)
+        return without_nan(self._scorer.forward(X), "X")
 
     def inverse_transform(self, Z: ArrayLike) -> Floats:
         """Map latent positions back to data.
@@ -140,7 +140,7 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
                 f"Z has {Z.shape[1]} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input."
             )
-        return self._scorer.inverse(Z)
+        return without_nan(self._scorer.inverse(Z), "Z")
 
     def trajectory(
         self, X: ArrayLike, n_between: int = 0, transforms: bool = True
@@ -167,7 +167,8 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         """
         X = self._validated_inside(X)
         self._check_count(n_between, "n_between", "trajectory", least=0)
-        return self._scorer.trajectory(X, int(n_between), bool(transforms))
+        scorer = self._scorer
+        return without_nan(scorer.trajectory(X, int(n_between), bool(transforms)), "X")
 
     def staged_score_samples(self, X: ArrayLike) -> Iterator[Floats]:
         """Compute log-densities after every block.

@@ -4,7 +4,6 @@
 
 import copy
 import os
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Literal, Self
@@ -25,6 +24,7 @@ from skjko.data import repeats
 from skjko.data.frames import Table, check_values
 from skjko.flow import threads
 from skjko.flow.run import Clock, Run, TimeLimit
+from skjko.inputs import warn_user
 from skjko.io import checkpoint as checkpoints
 from skjko.io.persistence import Saved
 from skjko.listeners import Verbose
@@ -396,7 +396,7 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         self._n_features_out = X.shape[1]
         sizes = len(X), n_effective
         for message in fit_warnings(fitted, errors, fit_config.tol, *sizes):
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+            warn_user(message, ConvergenceWarning)
         return self
 
     def _earlier_fit(self):
@@ -404,10 +404,9 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         if not (self.warm_start and hasattr(self, "_fitted") and self._fitted.rounds):
             return None
         if not config.goes_on(self, self._fitted.parameters):
-            warnings.warn(
+            warn_user(
                 f"Nothing to train: with warm_start=True a fit goes on from the one "
-                f"before it with larger {', '.join(config.GROWING)}.",
-                stacklevel=3,
+                f"before it with larger {', '.join(config.GROWING)}."
             )
         return self._fitted
 

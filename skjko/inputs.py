@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import contextlib
 import inspect
 import os
 import warnings
@@ -9,6 +10,8 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import sklearn
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
@@ -16,7 +19,14 @@ from sklearn.utils.validation import validate_data
 from skjko.data import chunks
 from skjko.data.columns import frame_of, infinite_message, numbers
 
-_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+# Files between a method and the user's line: the package's, and of its decorators.
+_OURS = (
+    *(
+        os.path.join(os.path.dirname(os.path.abspath(file)), "")
+        for file in (__file__, sklearn.__file__, torch.__file__)
+    ),
+    contextlib.__file__,
+)
 
 
 class CheckedInput:
@@ -98,9 +108,30 @@ def _floats(array: Any) -> NDArray[Any]:
         return np.asarray(array, dtype=None if kept else np.float64)
 
 
-def warn_user(message: str) -> None:
-    """Warn at the line outside of the library that led here."""
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user that led here.
+
+    Parameters
+    ----------
+    message : str
+    category : type, default=UserWarning
+    """
     level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
+
+
+def without_nan(result: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return a result, or raise a ValueError if it has NaN.
+
+    Parameters
+    ----------
+    result : ndarray
+    name : str
+        Of the argument that it comes from, in which nobody has looked for NaN where
+        scikit-learn's `assume_finite` is set.
+    """
+    if np.isnan(result).any():
+        raise ValueError(f"{name} contains NaN. Drop the rows, or fill them in.")
+    return result

@@ -66,7 +66,9 @@ class Model:
         In discrete features it is averaged over the cell around the sample.
         """
         by_samples = partial(self._by_samples, self._log_density)
-        return self.support.grid.average(by_samples, X)
+        scores = self.support.grid.average(by_samples, X)
+        # What is no number, where nobody has looked for it, has no density.
+        return np.where(np.isnan(scores), -np.inf, scores)
 
     def _log_density(self, X):
         if not len(self.flow) and self.base.is_identity_:

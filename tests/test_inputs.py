@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from helpers import quick
 from scipy import sparse
+from sklearn import config_context
 
-from skjko import JKOFlowOutlierDetector
+from skjko import JKOFlowDensity, JKOFlowOutlierDetector
 
 
 def gaussian(**parameters):
@@ -217,3 +218,38 @@ def test_values_too_large_are_named_by_their_column():
             ValueError, match=r"in column 'b', such as -1e\+301 in row 2"
         ):
             estimator.fit(X)
+
+
+def test_nan_that_nobody_looked_for():
+    X = np.random.RandomState(0).standard_normal((50, 2))
+    bad = X.copy()
+    bad[3, 1] = np.nan
+    density = JKOFlowDensity(max_blocks=0, random_state=0).fit(X)
+    with config_context(assume_finite=True):
+        for estimator in (JKOFlowDensity(max_blocks=0), JKOFlowOutlierDetector()):
+            with pytest.raises(ValueError, match="Input X contains NaN in column 1"):
+                estimator.fit(bad)
+        with pytest.raises(ValueError, match="Input X_val contains NaN in column 1"):
+            JKOFlowDensity(max_blocks=0).fit(X, X_val=bad)
+        scores = density.score_samples(bad)
+        assert scores[3] == -np.inf
+        assert np.isfinite(np.delete(scores, 3)).all()
+        for method in ("transform", "inverse_transform", "trajectory"):
+            with pytest.raises(ValueError, match="contains NaN"):
+                getattr(density, method)(bad)
+
+
+def test_warnings_point_at_the_line_of_the_user():
+    X = np.random.RandomState(0).standard_normal((60, 2))
+    weight = np.r_[np.ones(5), np.full(55, 1e-6)]
+    detector = JKOFlowOutlierDetector(
+        density=JKOFlowDensity(max_blocks=0), calibration_fraction=0.1
+    )
+    fits = (
+        lambda: JKOFlowDensity(max_blocks=0).fit(X, sample_weight=weight),
+        lambda: detector.fit(X),
+    )
+    for fit in fits:
+        with pytest.warns(UserWarning, match="samples") as seen:
+            fit()
+        assert {one.filename for one in seen} == {__file__}

@@ -201,6 +201,9 @@ def check_values(X, owner, name="X", table=None):
     # Without a copy of what may be a file.
     size = np.maximum(X.max(axis=0).astype(float), -X.min(axis=0).astype(float))
     j = int(size.argmax())
+    if np.isnan(size[j]):
+        column = column_name(labels_of(frame_of(table)), j)
+        raise ValueError(f"Input {name} contains NaN in {column}, as a missing value.")
     if size[j] > LARGEST_VALUE:
         i = int(np.argmax(np.abs(X[:, j].astype(float)) == size[j]))
         column = column_name(labels_of(frame_of(table)), j)

@@ -2,7 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -75,7 +75,7 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
     def _told_scores(self, X: NDArray[Any]) -> Floats:
         """Log-densities of validated samples, with a warning of those out of bounds."""
         scores = self._scorer.log_density(X)
-        warn_outside(self.support_, X, scores, self._table.label)
+        warn_outside(self.support_, X, scores, self._table)
         return scores
 
     def score(
@@ -211,8 +211,7 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         self._check_count(n_samples, "n_samples", "sample", least=1)
         rng = check_random_state(random_state)
         parts = self._scorer.sample(n_samples, rng)
-        s = self.support_
-        return self._table.rebuild(n_samples, parts, s.grid, s.lower, s.upper)
+        return self._table.rebuild(n_samples, parts, self.support_)
 
     def likelihood_error(self, X: ArrayLike) -> Floats:
         """Compare log-densities with those of a tight adaptive solve.
@@ -336,6 +335,7 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         if len(errors) != len(blocks):
             raise ValueError("the errors of the solver are not those of the blocks")
         self._table, self.field_ = table, field
+        self._categories = table.categories
         self._record(fitted, errors)
         return self
 
@@ -367,8 +367,13 @@ def log_density(estimator: FlowEstimator, X: NDArray[Any]) -> Floats:
     return estimator._scorer.log_density(X)
 
 
+def table_of(estimator: FlowEstimator) -> Table:
+    """Return the form of the table that an estimator was fitted on."""
+    return estimator._table
+
+
 def warn_outside(
-    support: Support, X: NDArray[Any], scores: Floats, label: Callable[[int], str]
+    support: Support, X: NDArray[Any], scores: Floats, table: Table
 ) -> None:
     """Warn of samples outside of the bounds, whose log-density is -inf.
 
@@ -379,10 +384,10 @@ def warn_outside(
         Validated.
     scores : ndarray of shape (n_samples,)
         Their log-densities.
-    label : callable
-        From the number of a column to its name.
+    table : Table
+        Names of the features.
     """
-    message = support.outside_message(X, scores, label)
+    message = support.outside_message(X, scores, table)
     if message is not None:
         warn_user(message)
 

@@ -365,7 +365,7 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         X, weight, X_val, groups = self._validated_for_fit(
             X, sample_weight, X_val, groups, earlier
         )
-        table = Table.of(frame)
+        table = Table.of(frame, self._categories)
         owner = type(self).__name__
         support = Support.learn(X, table, self.bounds, self.discrete, owner)
         support.check(X, table)

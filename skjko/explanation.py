@@ -15,7 +15,10 @@ _N_BETWEEN = 7
 
 
 def conditional_gains(
-    log_density: Callable[[Floats], Floats], X: Floats, candidates: Floats
+    log_density: Callable[[Floats], Floats],
+    X: Floats,
+    candidates: Floats,
+    possible: Callable[[Floats, int], Floats] = lambda values, j: values,
 ) -> tuple[Floats, Floats]:
     """Log-density that a sample would gain from the best value of a single feature.
 
@@ -31,6 +34,8 @@ def conditional_gains(
     X : ndarray of shape (n_samples, d)
     candidates : ndarray of shape (n_candidates, d)
         Values of every feature to try, sorted.
+    possible : callable, optional
+        From values and the number of a feature to the nearest values that it can have.
 
     Returns
     -------
@@ -42,14 +47,14 @@ def conditional_gains(
     now = log_density(X)
     gains, best = np.zeros(X.shape), X.copy()
     for j in range(X.shape[1]):
-        values = np.broadcast_to(candidates[:, j], (len(X), len(candidates)))
+        tried = possible(candidates[:, j], j)
+        values = np.broadcast_to(tried, (len(X), len(candidates)))
         scores = _with_column(log_density, X, j, values)
         k = scores.argmax(axis=1)
         last = len(candidates) - 1
-        low = candidates[np.maximum(k - 1, 0), j]
-        high = candidates[np.minimum(k + 1, last), j]
+        low, high = tried[np.maximum(k - 1, 0)], tried[np.minimum(k + 1, last)]
         steps = np.linspace(0, 1, _N_BETWEEN + 2)[1:-1]
-        finer = low[:, None] + steps * (high - low)[:, None]
+        finer = possible(low[:, None] + steps * (high - low)[:, None], j)
         values = np.hstack([values, finer, X[:, [j]]])
         scores = np.hstack([scores, _with_column(log_density, X, j, finer)])
         scores = np.hstack([scores, now[:, None]])

@@ -17,7 +17,8 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from skjko.data import chunks
-from skjko.data.columns import frame_of, infinite_message, numbers
+from skjko.data.categories import Categories
+from skjko.data.columns import frame_of, infinite_message, labels_of, numbers
 
 # Files between a method and the user's line: the package's, and of its decorators.
 _OURS = (
@@ -33,6 +34,7 @@ class CheckedInput:
     """Checks of an estimator's data and of the arguments of its methods."""
 
     n_features_in_: int
+    _categories: Categories
 
     def _checked(
         self,
@@ -52,8 +54,13 @@ class CheckedInput:
             Whether these samples set the number and the names of the features.
         ensure_min_samples : int, default=1
         """
-        array = self._numbers(X, name, ensure_min_samples)
         frame = frame_of(X, name)
+        if reset:
+            owner = type(self).__name__
+            self._categories = Categories.learn(frame, labels_of(frame), owner, name)
+        array = self._numbers(X, name, ensure_min_samples, self._categories)
+        if reset and self._categories:
+            self._categories.sort(array)
         table = array if frame is None else frame.to_native()
         try:
             validate_data(self, table, reset=reset, skip_check_array=True)
@@ -67,11 +74,15 @@ class CheckedInput:
         return array
 
     def _numbers(
-        self, X: ArrayLike, name: str, ensure_min_samples: int = 1
+        self,
+        X: ArrayLike,
+        name: str,
+        ensure_min_samples: int = 1,
+        categories: Categories | None = None,
     ) -> NDArray[Any]:
         """Check that a table has finite numbers, of any number of features."""
         owner = type(self).__name__
-        array = numbers(X, owner, name)
+        array = numbers(X, owner, name, categories)
         try:
             # Scikit-learn adds all values up, to see whether they are finite.
             with np.errstate(over="ignore", invalid="ignore"):

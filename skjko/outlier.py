@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from skjko import smoothing
-from skjko.base import log_density, new_estimator, set_names
+from skjko.base import log_density, new_estimator, set_names, table_of
 from skjko.calibration import false_alarm_threshold, weighted_quantile
 from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
@@ -24,7 +24,7 @@ from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
 from skjko.outlier_scores import RATE, OutlierScores
-from skjko.support import Support, by_position
+from skjko.support import Support
 from skjko.transforms.base import is_array, is_int
 from skjko.typing import Floats, Seed, State, typed
 
@@ -253,9 +253,11 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             groups = repeats.check_groups(groups, X, owner)
         check_values(X, owner, table=table)
         X, weight, groups = repeats.weighted(X, weight, groups, owner)
-        form = Table.of(table)
-        density = self._density_by_position(form)
-        support = Support.learn(X, form, density.bounds, density.discrete, owner)
+        self._table = Table.of(table, self._categories)
+        density = clone(self.density or smoothing.default_density())
+        support = Support.learn(X, self._table, density.bounds, density.discrete, owner)
+        coded = self._categories.columns
+        smoothing.tell_support(density, support, coded, self.noise)
         X, weight, groups = repeats.distinct(X, weight, groups, support.grid.step == 0)
         rng = check_random_state(self.random_state)
         train = np.arange(len(X))
@@ -275,6 +277,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             self.noise,
             self.trim,
             rng,
+            list(coded),
         )
         self._describe(from_pandas, rng)
         self._calibrate(X_calibration)
@@ -333,6 +336,8 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         if hasattr(density, "feature_names_in_"):
             self.feature_names_in_ = density.feature_names_in_
         from_pandas = hasattr(X_calibration, "iloc")
+        self._table = table_of(density)
+        self._categories = self._table.categories
         X = self._checked(X_calibration, "X_calibration")
         rng = check_random_state(self.random_state)
         # The user's may be fitted again.
@@ -341,14 +346,6 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
         return self
-
-    def _density_by_position(self, table: Table) -> JKOFlowDensity:
-        """The density to fit, for arrays in place of the table."""
-        density = clone(self.density or smoothing.default_density())
-        for name in ("bounds", "discrete"):
-            value, owner = getattr(density, name), type(density).__name__
-            setattr(density, name, by_position(value, name, table, owner))
-        return density
 
     def _describe(self, from_pandas: bool, rng: np.random.RandomState) -> None:
         """Keep of the model's own samples what scoring and explaining need."""
@@ -419,6 +416,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         return {
             "params": {**self.get_params(deep=False), "density": None},
             "statistic": self._fitted_statistic,
+            "table": self._table,
             "density": density,
             "density_": self.density_,
             "feature_names_in": None if names is None else [str(n) for n in names],
@@ -459,6 +457,11 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         self.density_, self.n_iter_ = density, density.n_iter_
         d = self.n_features_in_ = density.n_features_in_
         set_names(self, state["feature_names_in"])
+        if not isinstance(state["table"], Table):
+            raise ValueError("the table is missing")
+        self._table = state["table"]
+        self._table.check(d, state["feature_names_in"])
+        self._categories = self._table.categories
         scores, offset = state["calibration_scores"], state["offset"]
         is_sorted = scores is None or (
             is_array(scores, (None,), finite=False)

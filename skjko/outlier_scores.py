@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skjko.base import log_density, warn_outside
 from skjko.calibration import conformal_p_values, false_alarm_threshold
-from skjko.data.columns import column_name
+from skjko.data.frames import Table
 from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
 from skjko.inputs import CheckedInput
@@ -37,6 +37,7 @@ class OutlierScores(CheckedInput):
     calibration_scores_: Floats | None
     _candidates: Floats
     _fitted_statistic: str
+    _table: Table
     _returns_frame: bool
 
     def _checked(
@@ -68,11 +69,7 @@ class OutlierScores(CheckedInput):
         """Log-densities of samples, with a warning of those out of bounds."""
         X = self._validated(X)
         scores = log_density(self.density_, X)
-        names = getattr(self, "feature_names_in_", None)
-        labels = None if names is None else list(names)
-        warn_outside(
-            self.density_.support_, X, scores, lambda j: column_name(labels, j)
-        )
+        warn_outside(self.density_.support_, X, scores, self._table)
         return scores
 
     def _own_samples(self, n_samples: int, rng: np.random.RandomState) -> Floats:
@@ -286,6 +283,8 @@ class OutlierScores(CheckedInput):
         -------
         values : ndarray of shape (n_samples, n_features), or DataFrame
             To hold against those of `X`. Column by column: not a row of the data.
+            Within the bounds of `density`; discrete features have possible values.
+            Categories are codes in arrays.
 
         See Also
         --------
@@ -296,13 +295,25 @@ class OutlierScores(CheckedInput):
     def _explanation(self, X: ArrayLike, which: int) -> ArrayOrFrame:
         index = getattr(X, "index", None) if hasattr(X, "iloc") else None
         X = self._validated(X)
-        score = partial(log_density, self.density_)
-        values = conditional_gains(score, X, self._candidates)[which]
+        score, support = partial(log_density, self.density_), self.density_.support_
+
+        def possible(values: Floats, j: int) -> Floats:
+            rows = np.zeros((values.size, X.shape[1]))
+            rows[:, j] = values.ravel()
+            rounded = support.round(rows, support.lower, support.upper)
+            return rounded[:, j].reshape(values.shape)
+
+        values = conditional_gains(score, X, self._candidates, possible)[which]
         if not self._returns_frame:
             return values
         import pandas as pd
 
-        return pd.DataFrame(values, index=index, columns=self.feature_names_in_)
+        frame = pd.DataFrame(values, index=index, columns=self.feature_names_in_)
+        if which == 1:
+            for j, column in self._categories.columns.items():
+                names = [column.values[int(code)] for code in values[:, j]]
+                frame[self.feature_names_in_[j]] = names
+        return frame
 
     def _check_rate(self, value: object, name: str, method: str) -> None:
         is_real = isinstance(value, Real) and not isinstance(value, bool)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.base import clone
 from skjko.components import MLPField
 from skjko.data.frames import LARGEST_VALUE
 from skjko.density import JKOFlowDensity
+from skjko.support import Support
 from skjko.typing import Floats
 
 # Noisy samples that training draws from: enough for no sample to be seen with the same
@@ -39,6 +41,37 @@ def default_density() -> JKOFlowDensity:
     )
 
 
+def tell_support(
+    density: JKOFlowDensity,
+    support: Support,
+    coded: Collection[int],
+    noise: float | Literal["auto"],
+) -> None:
+    """Say to a density of arrays what is known of the table that they come from.
+
+    Parameters
+    ----------
+    density : JKOFlowDensity
+        Not fitted. Its `bounds` and `discrete` are set.
+    support : Support
+    coded : collection of int
+        Features that are codes of categories.
+    noise : float or "auto"
+    """
+    lower, upper = support.lower, support.upper
+    density.bounds = None
+    if np.isfinite(lower).any() or np.isfinite(upper).any():
+        density.bounds = list(zip(lower.tolist(), upper.tolist(), strict=True))
+    steps, auto = support.grid.step, isinstance(density.discrete, str)
+    if not auto or coded:
+        # Discrete features with noise are continuous; categories get none.
+        density.discrete = {
+            int(j): float(steps[j])
+            for j in support.grid.columns
+            if not auto or noise == 0 or j in coded
+        }
+
+
 def fit(
     density: JKOFlowDensity,
     X: Floats,
@@ -47,6 +80,7 @@ def fit(
     noise: float | Literal["auto"],
     trim: float,
     rng: np.random.RandomState,
+    fixed: Sequence[int] = (),
 ) -> tuple[JKOFlowDensity, float, int]:
     """Fit a density to samples with noise; with `trim`, again without the outliers.
 
@@ -64,6 +98,8 @@ def fit(
     trim : float
         Share of the samples that may be outliers.
     rng : RandomState
+    fixed : sequence of int, default=()
+        Features that get no noise.
 
     Returns
     -------
@@ -78,12 +114,12 @@ def fit(
         if coarse.max_iter != "auto":
             coarse.max_iter = math.ceil(_COARSE_SHARE * coarse.max_iter)
         level = max(_noise(noise, len(X)), _COARSE_NOISE)
-        scores = _fitted(coarse, X, weight, groups, level, rng).score_samples(X)
+        scores = _fitted(coarse, X, weight, groups, level, rng, fixed).score_samples(X)
         kept = np.sort(np.argsort(scores, kind="stable")[n_trimmed:])
         X, weight = X[kept], weight[kept]
         groups = None if groups is None else groups[kept]
     level = _noise(noise, len(X))
-    density = _fitted(clone(density), X, weight, groups, level, rng)
+    density = _fitted(clone(density), X, weight, groups, level, rng, fixed)
     return density, level, n_trimmed
 
 
@@ -101,6 +137,7 @@ def _fitted(
     groups: NDArray[np.int_] | None,
     noise: float,
     rng: np.random.RandomState,
+    fixed: Sequence[int],
 ) -> JKOFlowDensity:
     """Fit a density to samples with noise."""
     if noise > 0:
@@ -114,6 +151,7 @@ def _fitted(
             n_drawn = max(density.max_blocks, 1) * n_iter * size
             n_copies = max(1, math.ceil(min(n_drawn, _MAX_COPIED) / len(X)))
         spread = _spread(X, weight / weight.sum())
+        spread[list(fixed)] = 0.0
         X = np.tile(X, (n_copies, 1))
         X += noise * spread * rng.standard_normal(X.shape)
         np.clip(X, -LARGEST_VALUE, LARGEST_VALUE, out=X)

@@ -2,7 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any, Self
 
@@ -16,6 +16,9 @@ from skjko.transforms.bounds import Bounds
 from skjko.transforms.discrete import DiscreteGrid
 from skjko.typing import Floats, State
 
+# Samples have no other values of discrete features than those seen, if they are so few.
+_MOST_SEEN = 30
+
 
 class Support:
     """The discrete grid and the bounds of the features.
@@ -26,6 +29,8 @@ class Support:
         Of the discrete features.
     lower, upper : ndarray of shape (n_features,)
         In data units, infinite for none. Only values of discrete features reach them.
+    seen : dict of int to ndarray, default=None
+        The values of discrete features that have few of them: samples have no others.
 
     Attributes
     ----------
@@ -42,8 +47,15 @@ class Support:
     Support(n_features=2, n_discrete=0, n_bounded=1)
     """
 
-    def __init__(self, grid: DiscreteGrid, lower: Floats, upper: Floats) -> None:
+    def __init__(
+        self,
+        grid: DiscreteGrid,
+        lower: Floats,
+        upper: Floats,
+        seen: dict[int, Floats] | None = None,
+    ) -> None:
         self.grid, self.lower, self.upper = grid, lower, upper
+        self.seen = {} if seen is None else seen
         self.bounds = Bounds(*grid.widened(lower, upper)).fit(None)
 
     def __repr__(self) -> str:
@@ -85,6 +97,9 @@ class Support:
             If a parameter cannot be understood, or the samples contradict it.
         """
         d = X.shape[1]
+        coded = table.categories.columns
+        for name, value in (("bounds", bounds), ("discrete", discrete)):
+            _check_free(value, name, table, owner)
         lower, upper = _parse_bounds(bounds, table, d, owner)
         bounded = np.isfinite(lower) | np.isfinite(upper)
         if discrete is None:
@@ -103,7 +118,34 @@ class Support:
                     f"{table.label(j)} are {steps[j]:g} apart, but row {i} has "
                     f"{float(X[i, j]):.15g} and row 0 has {float(X[0, j]):.15g}."
                 )
-        return cls(grid, lower, upper)
+        start, step = grid.start.copy(), grid.step.copy()
+        for j, column in coded.items():
+            start[j], step[j] = 0.0, 1.0
+            lower[j], upper[j] = 0.0, len(column.values) - 1
+        if coded:
+            grid = DiscreteGrid(start, step)
+        return cls(grid, lower, upper, _seen(X, grid.columns))
+
+    def round(self, X: Floats, lower: Floats, upper: Floats) -> Floats:
+        """Move values to the nearest that samples can have.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            In data units.
+        lower, upper : ndarray of shape (n_features,)
+            Closed bounds of discrete features.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Continuous features are as they were.
+        """
+        X = self.grid.round(X, lower, upper)
+        for j, values in self.seen.items():
+            between = values[:-1] / 2 + values[1:] / 2
+            X[:, j] = values[np.searchsorted(between, X[:, j])]
+        return X
 
     def check(self, X: NDArray[Any], table: Table, name: str = "X") -> None:
         """Raise a ValueError that names the first value outside of the bounds.
@@ -123,6 +165,11 @@ class Support:
         if outside is not None:
             i, j = outside
             discrete = self.grid.step[j] > 0
+            if j in table.categories.columns:
+                raise ValueError(
+                    f"{name} has {table.value(j, X[i, j])} in row {i} of "
+                    f"{table.label(j)}. Drop the row, or fit on data that have it."
+                )
             raise ValueError(
                 f"{name} has values outside of the bounds: {float(X[i, j]):.15g} in "
                 f"row {i} of {table.label(j)}, whose bounds are ({self.lower[j]:g}, "
@@ -132,7 +179,7 @@ class Support:
             )
 
     def outside_message(
-        self, X: NDArray[Any], scores: Floats, label: Callable[[int], str]
+        self, X: NDArray[Any], scores: Floats, table: Table
     ) -> str | None:
         """Return what to say of samples outside of the bounds, None if there are none.
 
@@ -142,8 +189,8 @@ class Support:
             Samples in data units.
         scores : ndarray of shape (n_samples,)
             Their log-densities: only those of -inf are looked at.
-        label : callable
-            From the number of a column to its name.
+        table : Table
+            Names of the features.
 
         Returns
         -------
@@ -158,11 +205,15 @@ class Support:
         if not len(rows):
             return None
         i, j = rows[0], int(outside[0].argmax())
+        bounds = f", whose bounds are ({self.lower[j]:g}, {self.upper[j]:g})"
+        remedy = ", or fit with wider bounds"
+        if j in table.categories.columns:
+            bounds = remedy = ""
         return (
             f"{len(rows)} of {len(X)} samples are outside of the bounds, where the "
-            f"log-density is -inf. The first is row {i}, with {float(X[i, j]):.15g} in "
-            f"{label(j)}, whose bounds are ({self.lower[j]:g}, {self.upper[j]:g}). "
-            "Correct or drop such rows, or fit with wider bounds."
+            f"log-density is -inf. The first is row {i}, with "
+            f"{table.value(j, X[i, j])} in {table.label(j)}{bounds}. Correct or drop "
+            f"such rows{remedy}."
         )
 
     def get_state(self) -> State:
@@ -171,9 +222,11 @@ class Support:
         Returns
         -------
         state : dict
-            Of "grid", "lower" and "upper".
+            Of "grid", "lower", "upper" and "seen".
         """
-        return {"grid": self.grid, "lower": self.lower, "upper": self.upper}
+        seen = {str(j): values for j, values in self.seen.items()}
+        parts = {"grid": self.grid, "lower": self.lower, "upper": self.upper}
+        return {**parts, "seen": seen}
 
     @classmethod
     def from_state(cls, state: State) -> Self:
@@ -194,46 +247,54 @@ class Support:
         ValueError
             If the state is none.
         """
-        if state.keys() != {"grid", "lower", "upper"} or not isinstance(
-            state["grid"], DiscreteGrid
-        ):
+        names = {"grid", "lower", "upper", "seen"}
+        if state.keys() != names or not isinstance(state["grid"], DiscreteGrid):
             raise ValueError("the state of the support is incomplete")
+        columns, seen = state["grid"].columns, {}
+        for j, values in state["seen"].items():
+            seen[int(j)] = values
+            if not (
+                int(j) in columns
+                and is_array(values, (None,))
+                and len(values) > 0
+                and (values[1:] > values[:-1]).all()
+            ):
+                raise ValueError("the values seen are none of a discrete feature")
         lower, upper, shape = state["lower"], state["upper"], state["grid"].start.shape
         if not all(is_array(a, shape, finite=False) for a in (lower, upper)):
             raise ValueError("the bounds are not those of the features")
         if not (lower < upper).all():
             raise ValueError("the lower bounds are not below the upper ones")
         with np.errstate(over="ignore", invalid="ignore"):
-            return cls(state["grid"], lower, upper)
+            return cls(state["grid"], lower, upper, seen)
 
 
-def by_position(value: Any, parameter: str, table: Table, owner: str) -> Any:
-    """Return a parameter with the numbers of columns in place of their labels.
+def _seen(X: NDArray[Any], columns: NDArray[np.int_]) -> dict[int, Floats]:
+    """Return the values of discrete features, of those that have few."""
+    values = {int(j): np.empty(0) for j in columns}
+    for _, rows in chunks.in_float64(X) if len(columns) else ():
+        for j in list(values):
+            values[j] = np.union1d(values[j], rows[:, j])
+            if len(values[j]) > _MOST_SEEN:
+                del values[j]
+    return values
 
-    Parameters
-    ----------
-    value : object
-        Of "bounds" or "discrete": a dict, or anything else, which is returned.
-    parameter : str
-        Its name.
-    table : Table
-        Labels of the columns.
-    owner : str
-        Name of the estimator.
 
-    Returns
-    -------
-    value : object
-
-    Raises
-    ------
-    ValueError
-        If a label is that of no column.
-    """
-    if not isinstance(value, Mapping):
-        return value
-    d = len(table.dtypes)
-    return dict(_by_column(value, parameter, table, d, owner))
+def _check_free(value: Any, parameter: str, table: Table, owner: str) -> None:
+    """Raise a ValueError if a parameter speaks of a column of categories."""
+    keys = value if isinstance(value, Mapping) else ()
+    if not isinstance(value, (str, Mapping)) and value is not None:
+        if all(isinstance(item, str) for item in value):
+            keys = value
+        else:
+            keys = [j for j, item in enumerate(value) if item is not None]
+    for key in keys:
+        j = _column(key, parameter, table, owner)
+        if j in table.categories.columns:
+            raise ValueError(
+                f"The {parameter!r} parameter of {owner} names {table.label(j)}, which "
+                "holds categories: they need neither bounds nor steps. Leave it out."
+            )
 
 
 def _parse_bounds(

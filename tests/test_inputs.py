@@ -126,10 +126,10 @@ def test_masked_arrays_without_masked_entries_are_arrays():
 def test_all_bad_columns_are_in_one_message(make):
     X = make(
         {
-            "kind": ["x", "y"],
+            "kind": [b"x", b"y"],
             "day": [datetime.datetime(2020, 1, 1)] * 2,
             "hole": [1.0, None],
-            "name": ["x", None],
+            "name": [b"x", None],
             "fine": [1, 2],
         }
     )

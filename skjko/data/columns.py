@@ -96,7 +96,7 @@ def column_name(labels, j):
     return f"column {j if labels is None else repr(labels[j])}"
 
 
-def numbers(X, owner, name="X"):
+def numbers(X, owner, name="X", categories=None):
     """Return a table as an array of numbers, NaN where values are missing.
 
     Parameters
@@ -106,6 +106,8 @@ def numbers(X, owner, name="X"):
         Name of the estimator, for messages.
     name : str, default="X"
         Of the argument, for messages.
+    categories : Categories, optional
+        Of the columns that have any.
 
     Returns
     -------
@@ -122,7 +124,7 @@ def numbers(X, owner, name="X"):
     """
     frame = frame_of(X, name)
     if frame is not None:
-        return _numbers_of_frame(frame, owner, name)
+        return _numbers_of_frame(frame, owner, name, categories)
     if sparse.issparse(X):
         return X
     if isinstance(X, np.ma.MaskedArray):
@@ -256,7 +258,7 @@ def _check_unmasked(X, name):
         )
 
 
-def _numbers_of_frame(frame, owner, name):
+def _numbers_of_frame(frame, owner, name, categories):
     X = frame.to_native()
     if frame.implementation.is_pandas_like() and all(
         isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in X.dtypes
@@ -267,7 +269,13 @@ def _numbers_of_frame(frame, owner, name):
         dtype == nw.Float64 for dtype in frame.schema.values()
     ):
         return X.to_numpy()
-    columns = [_from_series(series) for series in frame.iter_columns()]
+    coded = {} if categories is None else categories.columns
+    columns = [
+        (categories.encode(j, series), None, None)
+        if j in coded
+        else _from_series(series)
+        for j, series in enumerate(frame.iter_columns())
+    ]
     kinds = [None if values is None else values.dtype.kind for values, *_ in columns]
     if "c" in kinds:
         # For scikit-learn's error.

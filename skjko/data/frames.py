@@ -6,6 +6,7 @@ from numbers import Integral
 
 import numpy as np
 
+from skjko.data.categories import Categories, CategoryType
 from skjko.data.column_types import CONTAINERS, ColumnType, known
 from skjko.data.columns import (
     column_name,
@@ -32,16 +33,25 @@ class Table:
         One for every column, as `ColumnType` takes it.
     constructor : callable, default=None
         Of the pandas data frames, for those of a subclass. Copies and files have none.
+    categories : Categories, default=None
+        Of the columns that have any.
     """
 
-    def __init__(self, container, names, dtypes, constructor=None):
+    def __init__(self, container, names, dtypes, constructor=None, categories=None):
         self.container, self.names, self.dtypes = container, names, dtypes
         self.constructor = constructor
-        self._types = [ColumnType(name, container) for name in dtypes]
+        self.categories = Categories({}) if categories is None else categories
+        coded = self.categories.columns
+        self._types = [
+            CategoryType(coded[j], container != "numpy")
+            if j in coded
+            else ColumnType(name, container)
+            for j, name in enumerate(dtypes)
+        ]
 
     @classmethod
-    def of(cls, X):
-        """Return the form of a table of numbers."""
+    def of(cls, X, categories=None):
+        """Return the form of a table of numbers and categories."""
         frame = frame_of(X)
         if frame is None:
             return cls("numpy", None, _types_of_array(np.asarray(X)))
@@ -57,7 +67,7 @@ class Table:
         constructor = None
         if container == "pandas":
             constructor = frame.to_native()._constructor
-        return cls(container, labels, dtypes, constructor)
+        return cls(container, labels, dtypes, constructor, categories)
 
     def __getstate__(self):
         """Return what is copied: constructors of subclasses may be local functions."""
@@ -66,20 +76,26 @@ class Table:
     def get_state(self):
         """Return what `from_state` needs."""
         names = self.names and list(self.names)
-        return {"container": self.container, "names": names, "dtypes": self.dtypes}
+        return {
+            "container": self.container,
+            "names": names,
+            "dtypes": self.dtypes,
+            "categories": self.categories,
+        }
 
     @classmethod
     def from_state(cls, state):
         """Return the form of a table of a state."""
         container, dtypes = state["container"], state["dtypes"]
-        complete = state.keys() == {"container", "names", "dtypes"}
+        names = {"container", "names", "dtypes", "categories"}
+        complete = state.keys() == names and isinstance(state["categories"], Categories)
         if not complete or container not in CONTAINERS:
             raise ValueError("the state of a table is incomplete")
         if not isinstance(dtypes, list) or not all(
             isinstance(name, str) and known(name, container) == name for name in dtypes
         ):
             raise ValueError(f"the types of the columns are not {container}'s")
-        return cls(container, state["names"], dtypes)
+        return cls(container, state["names"], dtypes, None, state["categories"])
 
     def check(self, n_features, names):
         """Raise a ValueError if this is no table of these features.
@@ -92,6 +108,8 @@ class Table:
         """
         if len(self.dtypes) != n_features:
             raise ValueError(f"the table has not {n_features} columns")
+        if not all(j < n_features for j in self.categories.columns):
+            raise ValueError("there are categories of no column")
         if self.container != "numpy" and self.names is None:
             raise ValueError("there are no names for the data frames that it returns")
         # A table is told from an array by having labels of the features.
@@ -110,6 +128,15 @@ class Table:
     def is_integer(self):
         """Whether each column is of an integer or boolean type."""
         return np.array([one.is_integer for one in self._types], dtype=bool)
+
+    def value(self, j, x):
+        """Return a value of a column for messages."""
+        column = self.categories.columns.get(j)
+        if column is None:
+            return f"{float(x):.15g}"
+        if 0 <= x < len(column.values):
+            return repr(column.values[int(x)])
+        return "a category that fit has not seen"
 
     def label(self, j):
         """Return a column's name for messages."""
@@ -146,7 +173,7 @@ class Table:
             raise ValueError(f"{key!r}, which is no column of X")
         return int(key)
 
-    def rebuild(self, n_samples, parts, grid, lower, upper):
+    def rebuild(self, n_samples, parts, support):
         """Give rows the form of the table.
 
         Parameters
@@ -155,12 +182,10 @@ class Table:
             Number of rows.
         parts : iterable of (slice, ndarray)
             Which rows, and their values in data units, until all have come.
-        grid : DiscreteGrid
-            Of the values.
-        lower, upper : ndarray of shape (n_features,)
-            Bounds of the values: closed in discrete columns, open in others.
+        support : Support
+            Where values can be: bounds are closed in discrete columns, open in others.
         """
-        discrete = grid.step > 0
+        discrete = support.grid.step > 0
         types = self._types
         in_array = self.container == "numpy" and not any(t.is_object for t in types)
         if in_array:
@@ -172,10 +197,10 @@ class Table:
             columns = list(table.T)
         else:
             columns = [np.empty(n_samples, t.dtype) for t in types]
-        lower = np.maximum(lower, [t.lower for t in types])
-        upper = np.minimum(upper, [t.upper for t in types])
+        lower = np.maximum(support.lower, [t.lower for t in types])
+        upper = np.minimum(support.upper, [t.upper for t in types])
         for where, rows in parts:
-            rows = grid.round(rows, lower, upper)
+            rows = support.round(rows, lower, upper)
             forms = zip(types, ~discrete, lower, upper, strict=True)
             for column, x, (kind, *form) in zip(columns, rows.T, forms, strict=True):
                 column[where] = kind.values(x, *form)
@@ -254,6 +279,11 @@ def _pandas_frame(table, types, columns):
 def _pandas_column(kind, x):
     import pandas as pd
 
+    if isinstance(kind, CategoryType):
+        column = kind.column
+        if column.every is not None:
+            return pd.Categorical(x, categories=column.every, ordered=column.ordered)
+        return pd.Series(x, dtype=column.type)
     if kind.is_object:
         return pd.Series(x, dtype=object)
     if kind.fill is not None:
@@ -268,6 +298,12 @@ def _polars_frame(table, types, columns):
     import polars as pl
 
     def series(label, kind, x):
+        if isinstance(kind, CategoryType):
+            types = {"Categorical": pl.Categorical, "String": pl.String}
+            if kind.column.every is not None:
+                types["Enum"] = pl.Enum(kind.column.every)
+            name = kind.column.type.partition("(")[0]
+            return pl.Series(label, list(x), dtype=pl.String).cast(types[name])
         if kind.is_object:
             return pl.Series(label, x, dtype=pl.Object)
         if kind.is_decimal:
@@ -285,10 +321,14 @@ def _polars_frame(table, types, columns):
 def _arrow_table(table, types, columns):
     import pyarrow as pa
 
-    arrays = [
-        pa.array(x, type=_arrow_type(kind))
-        for kind, x in zip(types, columns, strict=True)
-    ]
+    def array(kind, x):
+        if not isinstance(kind, CategoryType):
+            return pa.array(x, type=_arrow_type(kind))
+        if kind.column.type.startswith("dictionary"):
+            return pa.array(list(x)).dictionary_encode()
+        return pa.array(list(x), type=pa.type_for_alias(kind.column.type))
+
+    arrays = list(map(array, types, columns))
     return pa.Table.from_arrays(arrays, names=table.names)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from torch.nn import Module
 
 from skjko import components
+from skjko.data.categories import Categories
 from skjko.data.frames import Table
 from skjko.fitted import Fitted
 from skjko.flow.block_training import BlockResult
@@ -40,6 +41,7 @@ CLASSES: dict[str, type] = {
         BlockRecord,
         BlockResult,
         CandidateRecord,
+        Categories,
         Discretization,
         DiscreteGrid,
         Fitted,

@@ -124,7 +124,7 @@ class Support:
             lower[j], upper[j] = 0.0, len(column.values) - 1
         if coded:
             grid = DiscreteGrid(start, step)
-        return cls(grid, lower, upper, _seen(X, grid.columns))
+        return cls(grid, lower, upper, _seen(X, grid))
 
     def round(self, X: Floats, lower: Floats, upper: Floats) -> Floats:
         """Move values to the nearest that samples can have.
@@ -269,10 +269,11 @@ class Support:
             return cls(state["grid"], lower, upper, seen)
 
 
-def _seen(X: NDArray[Any], columns: NDArray[np.int_]) -> dict[int, Floats]:
+def _seen(X: NDArray[Any], grid: DiscreteGrid) -> dict[int, Floats]:
     """Return the values of discrete features, of those that have few."""
-    values = {int(j): np.empty(0) for j in columns}
-    for _, rows in chunks.in_float64(X) if len(columns) else ():
+    values = {int(j): np.empty(0) for j in grid.columns}
+    for _, part in chunks.in_float64(X) if values else ():
+        rows = grid.round(part)
         for j in list(values):
             values[j] = np.union1d(values[j], rows[:, j])
             if len(values[j]) > _MOST_SEEN:

@@ -717,7 +717,7 @@ def edit(model, arrays, rng):
     return None
 
 
-@pytest.mark.parametrize("n", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [20, pytest.param(80, marks=pytest.mark.slow)])
 def test_edited_files_with_the_right_checksum_are_refused_or_work(n, done, tmp_path):
     rng, kind = np.random.RandomState(n), "checkpoint of a task"
     folder = tmp_path / "copy"

@@ -453,14 +453,15 @@ class Cubic(Transform):
 
 
 def test_a_field_of_ones_own():
-    Z = normal(1500, 2)
+    Z = normal(1000, 2)
     Z[:, 1] += Z[:, 0] ** 2
     # A rotation would mix the features.
     scale = Whitening(method="scale")
-    density = quick(field=ShearField(), transforms=[scale], max_iter=100).fit(Z)
+    density = quick(field=ShearField(), transforms=[scale], max_iter=60).fit(Z)
     assert density.n_blocks_ >= 1
     assert isinstance(density.field_, ShearField)
     assert density.score(Z) > gaussian().fit(Z).score(Z) + 0.2
+    Z = Z[:200]
     back = density.inverse_transform(density.transform(Z))
     np.testing.assert_allclose(back, Z, atol=1e-6)
     assert np.abs(density.likelihood_error(Z)).mean() < 0.01

@@ -66,7 +66,7 @@ def three_kinds_of_points(model, X, X_test):
 )
 def test_scores_agree_with_a_tight_adaptive_solve(settings):
     draw = flower if "schedule" in settings or "init" in settings else heavy_tails
-    X, X_test = draw(1500, 0), draw(400, 1)
+    X, X_test = draw(1200, 0), draw(150, 1)
     model = JKOFlowDensity(**SMALL | {"field": MLPField((32, 32))} | settings)
     model.fit(X)
     for kind, points in three_kinds_of_points(model, X, X_test).items():

@@ -72,10 +72,10 @@ def test_a_chain_claims_what_fresh_rows_get():
 @pytest.mark.parametrize("noise", [0.0, 1e-9, 1e-5])
 def test_a_table_that_was_exported_five_times(noise):
     rng = np.random.RandomState(0)
-    X = np.concatenate([normal(300) + noise * normal(300, seed=i) for i in range(5)])
-    density = quick(max_iter=60).fit(rng.permutation(X))
+    X = np.concatenate([normal(200) + noise * normal(200, seed=i) for i in range(5)])
+    density = quick().fit(rng.permutation(X))
     score = density.score(normal(3000, seed=9))
-    assert score > quick(max_iter=60).fit(normal(300)).score(normal(3000, seed=9)) - 0.2
+    assert score > quick().fit(normal(200)).score(normal(3000, seed=9)) - 0.2
     assert abs(density.validation_scores_[-1] - score) < 0.3
 
 
@@ -149,8 +149,8 @@ def test_groups_stay_on_one_side(n):
 def test_groups_of_the_user_decide():
     # Patients with many nearly equal samples each: split at random, spikes are best.
     rng = np.random.RandomState(0)
-    patient = np.repeat(np.arange(60), 8)
-    X = 3 * normal(60)[patient] + 0.02 * rng.standard_normal((480, 2))
+    patient = np.repeat(np.arange(40), 6)
+    X = 3 * normal(40)[patient] + 0.02 * rng.standard_normal((240, 2))
     fresh = 3 * normal(2000, seed=5)
     grouped = quick().fit(X, groups=patient)
     alone = quick().fit(X)

@@ -15,12 +15,13 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from skjko.data import chunks
 
 # Rows are nearly equal if all features are within this share of their interquartile
-# range, or less, where many rows in few features would be so near by chance: the
-# largest number of rows that each may have in its cell by chance.
+# range, or less, where many rows in few features would be so near by chance: the number
+# of such pairs to expect.
 _TOLERANCE, _BY_CHANCE = 1e-3, 0.01
-# Two grids of cells in which nearly equal rows are looked for. The quartiles, which are
-# rows, are at no border.
-_SHIFTS = (0.318, 0.818)
+# Grids of cells in which nearly equal rows are looked for. Rows that are nearer than a
+# third of a cell in one or two features share a cell of one of them. The quartiles are
+# rows, and at no border.
+_SHIFTS = (0.151, 0.484, 0.818)
 # Rows that tell the interquartile ranges.
 _N_RANGE = 10_000
 # A larger share of the rows in one group means that the cells are too coarse for them.
@@ -56,6 +57,8 @@ def distinct(X, weight, groups, is_continuous):
         X, weight = X[order], weight[order]
         groups = None if groups is None else groups[order]
     views = [] if groups is None else [groups]
+    # Constants tell nothing.
+    is_continuous = is_continuous & (X.min(axis=0) < X.max(axis=0))
     if is_continuous.any():
         hashes = _hashes(X)
         ordered = np.sort(hashes)
@@ -135,7 +138,7 @@ def _near(X, is_continuous):
     some = X[np.linspace(0, n - 1, min(n, _N_RANGE)).astype(int)][:, is_continuous]
     low, high = np.quantile(some.astype(np.float64), (0.25, 0.75), axis=0)
     d = some.shape[1]
-    tolerance = min(_TOLERANCE, (_BY_CHANCE / n) ** (1 / d))
+    tolerance = min(_TOLERANCE, (_BY_CHANCE / n**2) ** (1 / d))
     with np.errstate(over="ignore"):
         width = tolerance * (high - low)
     # Of features that are mostly one value, only that value counts as near.

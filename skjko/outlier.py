@@ -255,7 +255,8 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         X, weight, groups = repeats.weighted(X, weight, groups, owner)
         self._table = Table.of(table, self._categories)
         density = clone(self.density or smoothing.default_density())
-        support = Support.learn(X, self._table, density.bounds, density.discrete, owner)
+        learned = density.bounds, density.discrete, type(density).__name__
+        support = Support.learn(X, self._table, *learned)
         coded = self._categories.columns
         smoothing.tell_support(density, support, coded, self.noise)
         X, weight, groups = repeats.distinct(X, weight, groups, support.grid.step == 0)

@@ -173,8 +173,8 @@ def spiky(n, seed):
 def solver_error(**config):
     """Mean difference of scores by the training grid and by a tight adaptive solve."""
     field = MLP(2, (64, 64), "fourier", 16.0, generator=generator(1))
-    settings = {"n_steps": 2, "batch_size": 500, "learning_rate": 2e-2, **config}
-    one = trained(field, spiky(2000, seed=3), math.inf, 500, **settings).average
+    settings = {"n_steps": 2, "batch_size": 250, "learning_rate": 2e-2, **config}
+    one = trained(field, spiky(2000, seed=3), math.inf, 350, **settings).average
     test, evaluate = spiky(500, seed=30).double(), dynamics(one.field.double())
     grid = ode.integrate(evaluate, test, ode.uniform_grid(2))
     tight = ode.integrate_adaptive(evaluate, test, 1e-8, 1e-8)

@@ -399,9 +399,10 @@ def test_any_table_in_which_there_is_something_to_train():
     def check(problem):
         fitted.append(False)
         density = examine(problem)
-        weight = problem[-1]
         # With fewer effective samples there is only the Gaussian.
-        enough = weight is None or weight.sum() ** 2 > 10 * np.square(weight).sum()
+        weight = problem[-1]
+        share = None if weight is None else weight / weight.max()
+        enough = weight is None or share.sum() ** 2 > 10 * np.square(share).sum()
         if not enough:
             fitted.pop()
         elif density is not None:

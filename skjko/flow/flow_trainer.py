@@ -344,8 +344,7 @@ class FlowTrainer:
                 has_to_gain = plan is None and again is None
                 if has_to_gain and not self._gain(folds, pushed) > 1:
                     moved = displacement_share(folds, blocks)
-                    early = result.n_iter <= _EARLY * result.n_planned
-                    self._dropped_early |= early and kind == GROW
+                    self._dropped_early |= result.overfits and kind == GROW
                     if moved < config.movement_tol or result.overfits:
                         left = [h for h in left if math.isinf(h)]
                     self._report(task, "dropped", result, record)

@@ -52,8 +52,8 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
     init : {"auto", "gaussian", "mixture"}, default="auto"
         What stands in front of the blocks. "gaussian" is whitening alone: the density
         is that of the flow. "mixture" is a mixture of Gaussians as an invertible map,
-        by Rosenblatt's transformation [2]_. "auto" trains both for some time, on
-        validation samples goes on with the one that has reached more, and may fit a
+        by Rosenblatt's transformation [2]_. "auto" trains both for some time, goes on
+        with the mixture if validation prefers it beyond noise, and may fit a
         mixture as the base distribution behind the last block.
 
     transforms : "auto", None or list of Transform, default="auto"

@@ -4,6 +4,7 @@
 
 from functools import partial
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,16 +41,9 @@ class OutlierScores(CheckedInput):
     _table: Table
     _returns_frame: bool
 
-    def _checked(
-        self,
-        X: ArrayLike,
-        name: str = "X",
-        reset: bool = False,
-        ensure_min_samples: int = 1,
-    ) -> Floats:
+    def _checked(self, *args: Any, **kwargs: Any) -> Floats:
         """Check samples, as float64."""
-        X = super()._checked(X, name, reset, ensure_min_samples)
-        return np.asarray(X, dtype=np.float64)
+        return np.asarray(super()._checked(*args, **kwargs), dtype=np.float64)
 
     def _validated(self, X: ArrayLike) -> Floats:
         check_is_fitted(self)

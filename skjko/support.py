@@ -283,14 +283,13 @@ def _seen(X: NDArray[Any], grid: DiscreteGrid) -> dict[int, Floats]:
 
 def _check_free(value: Any, parameter: str, table: Table, owner: str) -> None:
     """Raise a ValueError if a parameter speaks of a column of categories."""
-    keys = value if isinstance(value, Mapping) else ()
-    if not isinstance(value, (str, Mapping)) and value is not None:
-        if all(isinstance(item, str) for item in value):
-            keys = value
-        else:
-            keys = [j for j, item in enumerate(value) if item is not None]
-    for key in keys:
-        j = _column(key, parameter, table, owner)
+    if not table.categories or value is None or isinstance(value, str):
+        return
+    if isinstance(value, Mapping) or _are_names(value):
+        columns = [_column(key, parameter, table, owner) for key in value]
+    else:
+        columns = [j for j, item in enumerate(value) if item is not None]
+    for j in columns:
         if j in table.categories.columns:
             raise ValueError(
                 f"The {parameter!r} parameter of {owner} names {table.label(j)}, which "

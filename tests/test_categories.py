@@ -152,6 +152,14 @@ def test_too_many_categories():
         mixture(discrete=["city"]).fit(weather())
 
 
+def test_lists_are_by_position_whatever_the_labels():
+    X = weather().set_axis([1, 2, 3], axis=1)
+    density = mixture(bounds=[None, (-60, 60), None]).fit(X)
+    np.testing.assert_array_equal(density.support_.lower, [0, -60, -np.inf])
+    with pytest.raises(ValueError, match=r"'bounds' .* names column 1, which"):
+        mixture(bounds=[(0, 3), None, None]).fit(X)
+
+
 def test_one_category_only():
     for X in (weather().assign(city="Rome"), pl.DataFrame({"city": ["Rome"] * 20})):
         with pytest.raises(ValueError, match="'city' of X is 'Rome' in every row"):

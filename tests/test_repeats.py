@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KernelDensity
 
-from skjko import JKOFlowDensity, MLPField
+from skjko import JKOFlowDensity, JKOFlowOutlierDetector, MLPField
 from skjko.data import repeats, splits
 
 EVERY = np.ones(2, dtype=bool)
@@ -168,6 +168,11 @@ def test_groups_that_are_of_no_use():
         ValueError, match=r"groups is of no use .* early_stopping=False"
     ):
         quick(early_stopping=False).fit(X, groups=np.arange(40))
+    half = np.arange(40) // 20
+    with pytest.raises(ValueError, match="positive weight are in one group"):
+        quick().fit(X, groups=half, sample_weight=1.0 - half)
+    with pytest.raises(ValueError, match="positive weight are in one group"):
+        JKOFlowOutlierDetector().fit(X, groups=half, sample_weight=1.0 - half)
     with pytest.raises(ValueError, match="X_val or groups, not both"):
         quick().fit(X, X_val=X[:5], groups=np.arange(40))
 

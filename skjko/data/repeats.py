@@ -51,7 +51,13 @@ def distinct(X, weight, groups, is_continuous):
         Of all copies of a row together.
     groups : ndarray of int of shape (n_distinct,) or None
         None if every row is a group of its own.
+
+    Raises
+    ------
+    ValueError
+        If copies link all of the user's groups to one.
     """
+    given = groups is not None
     if not chunks.is_large(X):
         order = _order(X, weight)
         X, weight = X[order], weight[order]
@@ -75,6 +81,13 @@ def distinct(X, weight, groups, is_continuous):
             X = chunks.select(X, stays)
         views += _near(X, is_continuous)
     groups = _components(views) if views else None
+    if groups is not None and groups.max() == 0:
+        if given:
+            raise ValueError(
+                "All samples of positive weight are in one group: by their labels in "
+                "groups, and by samples that are equal in several. Leave groups out."
+            )
+        groups = None
     if not chunks.is_large(X):
         # Parts of the rows have to be like the whole.
         order = np.random.RandomState(0).permutation(len(X))

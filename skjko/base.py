@@ -68,7 +68,8 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
             bounds, of which a warning tells, and beyond 1e154 standard deviations
             (unless heavy tails are drawn in). In discrete features it is the average
             over a cell: with the logarithm of all their steps added it is a
-            log-probability in them.
+            log-probability in them. It is a log-probability in features of which the
+            sample has an atom (see `support_`).
         """
         return self._told_scores(self._validated(X))
 

@@ -115,7 +115,9 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         continuous; a dict has it for some, by label or number; a list of names alone
         has it found from their values. None is for no feature. "auto" finds features
         whose values are evenly spaced and come at least twice on average, and those of
-        an integer or boolean type with at most 1000 steps between their ends.
+        an integer or boolean type with at most 1000 steps between their ends; and
+        atoms, single values of continuous features that at least 5 % of the samples
+        have, such as a zero: they have a probability of their own.
 
     random_state : int, RandomState instance or None, default=None
         Splits, starting weights, minibatches, and dequantization. Pass an int for a
@@ -156,7 +158,7 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         The velocity field, with concrete values in place of "auto".
 
     support_ : Support
-        The `grid` of discrete features, and `lower` and `upper` bounds.
+        The `grid` of discrete features, `atoms`, and `lower` and `upper` bounds.
 
     selection_ : list of Bunch
         Candidates for what stands in front of the blocks: names of their `transforms`,
@@ -371,7 +373,9 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         support.check(X, table)
         if X_val is not None:
             support.check(X_val, table, "X_val")
-        X, weight, groups = repeats.distinct(X, weight, groups, support.grid.step == 0)
+        X, weight, groups = repeats.distinct(
+            X, weight, groups, support.grid.step == 0, support.is_tied
+        )
         n_effective = repeats.effective_number(weight, groups)
         data = {"X": X, "sample_weight": weight, "X_val": X_val, "groups": groups}
         rng, store = checkpoints.begin(self, data, support, earlier)

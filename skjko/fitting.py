@@ -71,7 +71,7 @@ def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
             "samples, weights and X_val. These are others. Set warm_start=False to "
             "start again."
         )
-    X, X_val = _dequantized(X, X_val, config.support.grid, seed)
+    X, X_val = _dequantized(X, X_val, config.support, seed)
     few = repeats.effective_number(weight, groups) <= splits.GAUSSIAN_SAMPLES
     if config.validation_fraction is None or few:
         fitted = _without_validation(X, weight, config, run, earlier, few)
@@ -109,11 +109,11 @@ def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
     return fitted, np.concatenate([validation for _, (validation, _) in pairs])
 
 
-def _dequantized(X, X_val, grid, seed):
+def _dequantized(X, X_val, support, seed):
     """Discrete values with noise: the same in every fit that goes on."""
     noise = np.random.RandomState([seed, 1])
-    X = grid.dequantize(X, noise)
-    return X, None if X_val is None else grid.dequantize(X_val, noise)
+    X = support.dequantize(X, noise)
+    return X, None if X_val is None else support.dequantize(X_val, noise)
 
 
 @dataclass
@@ -375,7 +375,7 @@ def choose_steps(model, points, X, seed, tol):
     low, high = np.inf, -np.inf
     farthest = np.empty((0, X.shape[1]))
     for _, part in chunks.in_float64(X):
-        Y, _ = columns.forward(part)
+        Y, _ = columns.forward(model.support.atoms.open(part))
         low, high = np.minimum(low, Y.min(axis=0)), np.maximum(high, Y.max(axis=0))
         Y = np.concatenate([farthest, Y]) if len(farthest) else Y
         lengths = np.square(steps[at].forward(Y)[0][:, :n_active]).sum(axis=1)

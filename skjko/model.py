@@ -66,7 +66,7 @@ class Model:
         In discrete features it is averaged over the cell around the sample.
         """
         by_samples = partial(self._by_samples, self._log_density)
-        scores = self.support.grid.average(by_samples, X)
+        scores = self.support.average(by_samples, X)
         # What is no number, where nobody has looked for it, has no density.
         return np.where(np.isnan(scores), -np.inf, scores)
 
@@ -85,7 +85,7 @@ class Model:
         """Return log-densities minus those of a tight adaptive solve, in nats."""
 
         def error(X):
-            z, _, _ = self._forward(X)
+            z, _, _ = self._forward(self._opened(X))
             y, log_det = self._in_chunks(self.flow, z)
             solve = partial(step_selection.tight_solve, self.flow)
             tight, tight_log_det = self._in_chunks(solve, z)
@@ -99,10 +99,10 @@ class Model:
 
         The last one has the base behind it.
         """
-        grid = self.support.grid
-        if len(grid.columns):
+        support = self.support
+        if len(support.grid.columns) or not support.atoms.is_identity_:
             # Averages are taken part by part: all stages have to be there at once.
-            yield from grid.average(lambda x: np.stack(list(self._stages(x))), X)
+            yield from support.average(lambda x: np.stack(list(self._stages(x))), X)
         else:
             yield from self._stages(X)
 
@@ -138,7 +138,7 @@ class Model:
         return self._by_samples(function, X, axis=1)
 
     def _trajectory(self, X, n_between, transforms):
-        positions, Y = [], chunks.as_float64(X)
+        positions, Y = [], self._opened(X)
         for step in self.transforms:
             if transforms:
                 positions.append(Y)
@@ -158,7 +158,7 @@ class Model:
         return self._by_samples(self._latent, X)
 
     def _latent(self, X):
-        z, degenerate, _ = self._forward(X)
+        z, degenerate, _ = self._forward(self._opened(X))
         (y,) = self._in_chunks(lambda x: (self.flow.push(x),), z)
         return np.hstack([self.base.forward(y)[0], degenerate])
 
@@ -174,7 +174,7 @@ class Model:
     @threads.isolated()
     def _drawn(self, n, rng):
         if not len(self.flow) and self.base.is_identity_:
-            return self.transforms.sample(n, rng)
+            return self.support.atoms.close(self.transforms.sample(n, rng))
         y = rng.standard_normal((n, self.n_features))
         if not self.base.is_identity_:
             y[:, : self.n_active] = self.base.sample(n, rng)
@@ -202,7 +202,11 @@ class Model:
     def _from_flow(self, function, Z):
         y = torch.tensor(Z[:, : self.n_active])
         (z,) = self._in_chunks(lambda x: (function(x),), y)
-        return self.transforms.inverse(np.hstack([z, Z[:, self.n_active :]]))
+        opened = self.transforms.inverse(np.hstack([z, Z[:, self.n_active :]]))
+        return self.support.atoms.close(opened)
+
+    def _opened(self, X):
+        return self.support.atoms.open(chunks.as_float64(X))
 
     def _forward(self, X):
         """Features that the flow acts on, degenerate ones, and log|det|."""

@@ -259,7 +259,9 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         support = Support.learn(X, self._table, *learned)
         coded = self._categories.columns
         smoothing.tell_support(density, support, coded, self.noise)
-        X, weight, groups = repeats.distinct(X, weight, groups, support.grid.step == 0)
+        X, weight, groups = repeats.distinct(
+            X, weight, groups, support.grid.step == 0, support.is_tied
+        )
         rng = check_random_state(self.random_state)
         train = np.arange(len(X))
         if X_calibration is not None:

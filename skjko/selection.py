@@ -184,7 +184,7 @@ class Selection:
 
 def fit_chain(support, maps, X, weight):
     """Return fitted bounds, maps and whitening, and what they map X to."""
-    steps = [] if support.bounds.is_identity_ else [support.bounds]
+    steps = [s for s in (support.atoms, support.bounds) if not s.is_identity_]
     steps += [clone(step) for step in maps]
     if not any(isinstance(step, Whitening) for step in maps):
         steps.append(Whitening())

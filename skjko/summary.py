@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from skjko.transforms.atoms import Atoms
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.whitening import Whitening
 
@@ -68,7 +69,7 @@ def _why(density):
     """Which transforms there are, and what selection preferred."""
     names = density._table.names
     for step in density.transforms_:
-        if isinstance(step, (Whitening, MixtureMap)):
+        if isinstance(step, (Atoms, Whitening, MixtureMap)):
             continue
         columns = getattr(step, "columns_", None)
         where = "" if columns is None else f" of {_features(columns, names)}"
@@ -82,6 +83,10 @@ def _why(density):
     ):
         if len(which):
             yield f"{what}: {_features(which, names)}"
+    atoms = support.atoms
+    told = zip(atoms.columns, atoms.values, atoms.shares, strict=True)
+    for j, value, share in told:
+        yield f"atom: {_features([j], names)} at {value:g}, {share:.0%} of the samples"
     n_degenerate = density.transforms_.n_degenerate_
     if n_degenerate:
         yield f"{_plural(n_degenerate, 'degenerate direction')}, outside of the flow"

@@ -1,9 +1,8 @@
-"""Where the values of a table can be: its bounds and its discrete features."""
+"""Where the values of a table can be: bounds, discrete features and atoms."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-from collections.abc import Iterator, Mapping
-from numbers import Real
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -11,9 +10,17 @@ from numpy.typing import NDArray
 
 from skjko.data import chunks
 from skjko.data.frames import Table
+from skjko.per_feature import (
+    are_names,
+    check_free,
+    named_grid,
+    parse_bounds,
+    parse_steps,
+)
+from skjko.transforms.atoms import Atoms
 from skjko.transforms.base import is_array
 from skjko.transforms.bounds import Bounds
-from skjko.transforms.discrete import DiscreteGrid
+from skjko.transforms.discrete import DiscreteGrid, average, cell_noise
 from skjko.typing import Floats, State
 
 # Samples have no other values of discrete features than those seen, if they are so few.
@@ -21,7 +28,7 @@ _MOST_SEEN = 30
 
 
 class Support:
-    """The discrete grid and the bounds of the features.
+    """The discrete grid, the atoms and the bounds of the features.
 
     Parameters
     ----------
@@ -31,20 +38,25 @@ class Support:
         In data units, infinite for none. Only values of discrete features reach them.
     seen : dict of int to ndarray, default=None
         The values of discrete features that have few of them: samples have no others.
+    atoms : Atoms, default=None
+        Point masses of continuous features. None is for none.
 
     Attributes
     ----------
+    is_open : ndarray of bool of shape (n_features,)
+        Whether no value reaches the bounds: not where they are discrete or atoms.
+
     bounds : Bounds
-        Of dequantized values, fitted.
+        Of dequantized, opened values, fitted.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skjko.support import Support
-    >>> from skjko.transforms.discrete import DiscreteGrid
+    >>> from skjko.transforms.discrete import DiscreteGrid, average, cell_noise
     >>> lower, upper = np.array([0.0, -np.inf]), np.array([np.inf, np.inf])
     >>> Support(DiscreteGrid.none(2), lower, upper)
-    Support(n_features=2, n_discrete=0, n_bounded=1)
+    Support(n_features=2, n_discrete=0, n_bounded=1, n_atoms=0)
     """
 
     def __init__(
@@ -53,10 +65,17 @@ class Support:
         lower: Floats,
         upper: Floats,
         seen: dict[int, Floats] | None = None,
+        atoms: Atoms | None = None,
     ) -> None:
         self.grid, self.lower, self.upper = grid, lower, upper
         self.seen = {} if seen is None else seen
-        self.bounds = Bounds(*grid.widened(lower, upper)).fit(None)
+        self.atoms = Atoms.none(len(lower)) if atoms is None else atoms
+        j = self.atoms.columns
+        at_bound = np.isin(self.atoms.values, np.r_[lower[j], upper[j]])
+        self.is_open = grid.step == 0
+        self.is_open[j[at_bound]] = False
+        low, high = grid.widened(lower, upper)
+        self.bounds = Bounds(low, self.atoms.widened(high)).fit(None)
 
     def __repr__(self) -> str:
         """Return the numbers of discrete and bounded features."""
@@ -64,7 +83,7 @@ class Support:
         n_bounded = np.count_nonzero(np.isfinite(self.lower) | np.isfinite(self.upper))
         return (
             f"Support(n_features={len(self.lower)}, n_discrete={n_discrete}, "
-            f"n_bounded={n_bounded})"
+            f"n_bounded={n_bounded}, n_atoms={len(self.atoms.values)})"
         )
 
     @classmethod
@@ -99,17 +118,21 @@ class Support:
         d = X.shape[1]
         coded = table.categories.columns
         for name, value in (("bounds", bounds), ("discrete", discrete)):
-            _check_free(value, name, table, owner)
-        lower, upper = _parse_bounds(bounds, table, d, owner)
+            check_free(value, name, table, owner)
+        lower, upper = parse_bounds(bounds, table, d, owner)
         bounded = np.isfinite(lower) | np.isfinite(upper)
+        atoms = None
         if discrete is None:
             grid = DiscreteGrid.none(d)
         elif isinstance(discrete, str):
             grid = DiscreteGrid.detect(X, table.is_integer, bounded)
-        elif _are_names(discrete):
-            grid = _named_grid(discrete, X, table, owner)
+            is_continuous = grid.step == 0
+            is_continuous[list(coded)] = False
+            atoms = Atoms.detect(X, is_continuous)
+        elif are_names(discrete):
+            grid = named_grid(discrete, X, table, owner)
         else:
-            steps = _parse_steps(discrete, table, d, owner)
+            steps = parse_steps(discrete, table, d, owner)
             grid, off = DiscreteGrid.given(X, steps)
             if off is not None:
                 i, j = off
@@ -124,7 +147,89 @@ class Support:
             lower[j], upper[j] = 0.0, len(column.values) - 1
         if coded:
             grid = DiscreteGrid(start, step)
-        return cls(grid, lower, upper, _seen(X, grid))
+        return cls(grid, lower, upper, _seen(X, grid), atoms)
+
+    def dequantize(self, X: NDArray[Any], rng: np.random.RandomState) -> NDArray[Any]:
+        """Make discrete values and atoms uniform in their cells.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            In data units.
+        rng : RandomState
+            Source of randomness.
+
+        Returns
+        -------
+        U : ndarray of shape (n_samples, n_features)
+            Opened positions; the same array if there are neither.
+        """
+        X = self.grid.dequantize(X, rng)
+        if self.atoms.is_identity_:
+            return X
+        opened = chunks.empty(X.shape, np.float64)
+        for where, rows in chunks.in_float64(X):
+            noise = cell_noise(len(rows), len(self.atoms.features), rng)
+            opened[where] = self.atoms.open(rows, noise)
+        return opened
+
+    def is_tied(self, X: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return whether all continuous values of a sample are atoms.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            In data units.
+
+        Returns
+        -------
+        is_tied : ndarray of bool of shape (n_samples,)
+            Samples that are equal then need not be copies.
+        """
+        if len(self.atoms.features) < np.count_nonzero(self.grid.step == 0):
+            return np.zeros(len(X), dtype=bool)
+        return np.all(self.atoms.cells(X) > 0, axis=1)
+
+    def average(
+        self, log_density: Callable[[NDArray[Any]], Floats], X: NDArray[Any]
+    ) -> Floats:
+        """Average a density of opened positions over the cells around samples.
+
+        Parameters
+        ----------
+        log_density : callable
+            Maps opened positions to their log-densities, of shape (..., n_samples).
+        X : ndarray of shape (n_samples, n_features)
+            In data units.
+
+        Returns
+        -------
+        averaged : ndarray of shape (..., n_samples)
+            In nats. The value of a sample does not depend on the others.
+        """
+        if self.atoms.is_identity_:
+            return self.grid.average(log_density, X)
+        row_bytes = 8 * 6 * X.shape[1]
+        parts = [
+            self._average_opened(log_density, chunks.as_float64(X[where]))
+            for where in chunks.batches(len(X), row_bytes)
+        ]
+        return np.concatenate(parts, axis=-1)
+
+    def _average_opened(
+        self, log_density: Callable[[NDArray[Any]], Floats], X: Floats
+    ) -> Floats:
+        U, cells = self.atoms.open(X), self.atoms.cells(X)
+        is_atom = cells.any(axis=1)
+        columns = np.r_[self.grid.columns, self.atoms.features]
+        averaged = self.grid.average(log_density, U[~is_atom])
+        scores = np.empty((*averaged.shape[:-1], len(X)))
+        scores[..., ~is_atom] = averaged
+        if is_atom.any():
+            steps = self.grid.step[self.grid.columns]
+            widths = np.hstack([np.tile(steps, (len(X), 1)), cells])[is_atom]
+            scores[..., is_atom] = average(log_density, U[is_atom], columns, widths)
+        return scores
 
     def round(self, X: Floats, lower: Floats, upper: Floats) -> Floats:
         """Move values to the nearest that samples can have.
@@ -161,7 +266,7 @@ class Support:
         """
         if self.bounds.is_identity_:
             return
-        outside = chunks.first_true(self.bounds.outside, X)
+        outside = chunks.first_true(self._outside, X)
         if outside is not None:
             i, j = outside
             discrete = self.grid.step[j] > 0
@@ -177,6 +282,9 @@ class Support:
                 f"{'' if discrete else ', which no value of it may reach'}. Correct "
                 "the value, drop the row or widen the bounds."
             )
+
+    def _outside(self, X: Floats) -> NDArray[np.bool_]:
+        return self.bounds.outside(self.atoms.open(X))
 
     def outside_message(
         self, X: NDArray[Any], scores: Floats, table: Table
@@ -200,7 +308,7 @@ class Support:
         if self.bounds.is_identity_:
             return None
         rows = np.flatnonzero(np.isneginf(scores))
-        outside = self.bounds.outside(chunks.as_float64(X[rows]))
+        outside = self._outside(chunks.as_float64(X[rows]))
         rows, outside = rows[outside.any(axis=1)], outside[outside.any(axis=1)]
         if not len(rows):
             return None
@@ -222,11 +330,11 @@ class Support:
         Returns
         -------
         state : dict
-            Of "grid", "lower", "upper" and "seen".
+            Of "grid", "lower", "upper", "seen" and "atoms".
         """
         seen = {str(j): values for j, values in self.seen.items()}
         parts = {"grid": self.grid, "lower": self.lower, "upper": self.upper}
-        return {**parts, "seen": seen}
+        return {**parts, "seen": seen, "atoms": self.atoms}
 
     @classmethod
     def from_state(cls, state: State) -> Self:
@@ -247,8 +355,12 @@ class Support:
         ValueError
             If the state is none.
         """
-        names = {"grid", "lower", "upper", "seen"}
-        if state.keys() != names or not isinstance(state["grid"], DiscreteGrid):
+        names = {"grid", "lower", "upper", "seen", "atoms"}
+        if (
+            state.keys() != names
+            or not isinstance(state["grid"], DiscreteGrid)
+            or not isinstance(state["atoms"], Atoms)
+        ):
             raise ValueError("the state of the support is incomplete")
         columns, seen = state["grid"].columns, {}
         for j, values in state["seen"].items():
@@ -266,7 +378,7 @@ class Support:
         if not (lower < upper).all():
             raise ValueError("the lower bounds are not below the upper ones")
         with np.errstate(over="ignore", invalid="ignore"):
-            return cls(state["grid"], lower, upper, seen)
+            return cls(state["grid"], lower, upper, seen, state["atoms"])
 
 
 def _seen(X: NDArray[Any], grid: DiscreteGrid) -> dict[int, Floats]:
@@ -279,130 +391,3 @@ def _seen(X: NDArray[Any], grid: DiscreteGrid) -> dict[int, Floats]:
             if len(values[j]) > _MOST_SEEN:
                 del values[j]
     return values
-
-
-def _check_free(value: Any, parameter: str, table: Table, owner: str) -> None:
-    """Raise a ValueError if a parameter speaks of a column of categories."""
-    if not table.categories or value is None or isinstance(value, str):
-        return
-    if isinstance(value, Mapping) or _are_names(value):
-        columns = [_column(key, parameter, table, owner) for key in value]
-    else:
-        columns = [j for j, item in enumerate(value) if item is not None]
-    for j in columns:
-        if j in table.categories.columns:
-            raise ValueError(
-                f"The {parameter!r} parameter of {owner} names {table.label(j)}, which "
-                "holds categories: they need neither bounds nor steps. Leave it out."
-            )
-
-
-def _parse_bounds(
-    bounds: Any, table: Table, d: int, owner: str
-) -> tuple[Floats, Floats]:
-    """Return arrays of lower and upper bounds."""
-    lower, upper = np.full(d, -np.inf), np.full(d, np.inf)
-    for j, pair in _by_column(bounds, "bounds", table, d, owner):
-        if pair is None:
-            continue
-        try:
-            low, high = pair
-            low = -np.inf if low is None else float(low)
-            high = np.inf if high is None else float(high)
-            finite = [b for b in (low, high) if np.isfinite(b)]
-            # Beyond that, distances from bounds would overflow.
-            good = low < high and all(abs(b) < 1e300 for b in finite)
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            raise ValueError(
-                f"The 'bounds' parameter of {owner} must have for every column None or "
-                "a pair (lower, upper) with lower < upper, either of which may be "
-                f"None. Got {pair!r} for {table.label(j)} instead."
-            )
-        lower[j], upper[j] = low, high
-    return lower, upper
-
-
-def _parse_steps(discrete: Any, table: Table, d: int, owner: str) -> Floats:
-    """Return an array of steps, 0 for continuous features."""
-    steps = np.zeros(d)
-    for j, step in _by_column(discrete, "discrete", table, d, owner):
-        if step is None:
-            continue
-        if not (isinstance(step, Real) and 0 <= float(step) < np.inf):
-            raise ValueError(
-                f"The 'discrete' parameter of {owner} must have for every column None "
-                "or the positive distance between its values. Got "
-                f"{step!r} for {table.label(j)} instead."
-            )
-        steps[j] = step
-    return steps
-
-
-def _are_names(discrete: Any) -> bool:
-    """Whether a parameter is a list of names alone."""
-    return (
-        not isinstance(discrete, Mapping)
-        and len(discrete) > 0
-        and all(isinstance(item, str) for item in discrete)
-    )
-
-
-def _named_grid(names: Any, X: NDArray[Any], table: Table, owner: str) -> DiscreteGrid:
-    """Return the grid where the features of these names are discrete."""
-    named = np.zeros(X.shape[1], dtype=bool)
-    for name in names:
-        named[_column(name, "discrete", table, owner)] = True
-    columns = np.flatnonzero(named)
-    every = np.ones(len(columns), dtype=bool)
-    found = DiscreteGrid.detect(
-        X[:, columns], table.is_integer[columns], every, is_named=every
-    )
-    start, step = np.zeros((2, X.shape[1]))
-    start[columns], step[columns] = found.start, found.step
-    if not found.step.all():
-        j = int(columns[found.step == 0][0])
-        raise ValueError(
-            f"The 'discrete' parameter of {owner} names {table.label(j)}, whose values "
-            "are on no grid. Give the distance between them, as by "
-            f"discrete={{{table.names[j]!r}: 0.01}}, or leave the column out."
-        )
-    return DiscreteGrid(start, step)
-
-
-def _column(key: Any, parameter: str, table: Table, owner: str) -> int:
-    """Return the number of the column that a parameter names."""
-    try:
-        return table.find(key)
-    except ValueError as error:
-        raise ValueError(
-            f"The {parameter!r} parameter of {owner} names {error}."
-        ) from None
-
-
-def _by_column(
-    value: Any, parameter: str, table: Table, d: int, owner: str
-) -> Iterator[tuple[int, Any]]:
-    """Yield pairs of a column's number and what a parameter says of it."""
-    if value is None:
-        return
-    if isinstance(value, Mapping):
-        keys: dict[int, Any] = {}
-        for key, item in value.items():
-            j = _column(key, parameter, table, owner)
-            if j in keys:
-                raise ValueError(
-                    f"The {parameter!r} parameter of {owner} has two items for "
-                    f"{table.label(j)}: {keys[j]!r} and {key!r}. Leave one of them out."
-                )
-            keys[j] = key
-            yield j, item
-        return
-    items = list(value)
-    if len(items) != d:
-        raise ValueError(
-            f"The {parameter!r} parameter of {owner} must have an item for every one "
-            f"of the {d} columns, or be a dict of some. Got {len(items)} items instead."
-        )
-    yield from enumerate(items)

@@ -183,7 +183,7 @@ class Table:
         parts : iterable of (slice, ndarray)
             Which rows, and their values in data units, until all have come.
         support : Support
-            Where values can be: bounds are closed in discrete columns, open in others.
+            Where values can be.
         """
         discrete = support.grid.step > 0
         types = self._types
@@ -201,7 +201,7 @@ class Table:
         upper = np.minimum(support.upper, [t.upper for t in types])
         for where, rows in parts:
             rows = support.round(rows, lower, upper)
-            forms = zip(types, ~discrete, lower, upper, strict=True)
+            forms = zip(types, support.is_open, lower, upper, strict=True)
             for column, x, (kind, *form) in zip(columns, rows.T, forms, strict=True):
                 column[where] = kind.values(x, *form)
         if in_array:

@@ -28,7 +28,7 @@ _N_RANGE = 10_000
 _LARGEST_SHARE = 1 / 3
 
 
-def distinct(X, weight, groups, is_continuous):
+def distinct(X, weight, groups, is_continuous, is_tied=None):
     """Return distinct rows, their weights, and the groups that splits keep together.
 
     Rows that make one chunk are put into an order of their own: a fit does not depend
@@ -43,6 +43,8 @@ def distinct(X, weight, groups, is_continuous):
         Of the user.
     is_continuous : ndarray of bool of shape (d,)
         Ties in other features are natural. Without one, no row is a copy.
+    is_tied : callable, optional
+        Maps rows to bools: whether ties are natural in all features of a row.
 
     Returns
     -------
@@ -66,10 +68,13 @@ def distinct(X, weight, groups, is_continuous):
     # Constants tell nothing.
     is_continuous = is_continuous & (X.min(axis=0) < X.max(axis=0))
     if is_continuous.any():
-        hashes = _hashes(X)
-        ordered = np.sort(hashes)
+        tied = np.zeros(len(X), dtype=bool) if is_tied is None else is_tied(X)
+        values = hashes(X)
+        # Rows like no other ones.
+        values[tied] = np.random.RandomState(1).randint(2**63, size=tied.sum())
+        ordered = np.sort(values)
         if (ordered[1:] == ordered[:-1]).any():
-            _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+            _, first, number = np.unique(values, return_index=True, return_inverse=True)
             # In the order in which they come.
             rank = np.argsort(np.argsort(first))[number]
             weight = np.bincount(rank, weight)
@@ -78,8 +83,8 @@ def distinct(X, weight, groups, is_continuous):
             if groups is not None:
                 components = _components([groups, rank])
                 views = [components[stays]]
-            X = chunks.select(X, stays)
-        views += _near(X, is_continuous)
+            X, tied = chunks.select(X, stays), tied[stays]
+        views += _near(X, is_continuous, tied)
     groups = _components(views) if views else None
     if groups is not None and groups.max() == 0:
         if given:
@@ -145,7 +150,7 @@ def _order(X, weight):
     return order
 
 
-def _near(X, is_continuous):
+def _near(X, is_continuous, tied):
     """Return labels that nearly equal rows share; none if there are no such rows."""
     n = len(X)
     some = X[np.linspace(0, n - 1, min(n, _N_RANGE)).astype(int)][:, is_continuous]
@@ -164,6 +169,8 @@ def _near(X, is_continuous):
             with np.errstate(over="ignore", invalid="ignore"):
                 from_low = (rows[:, is_continuous] - low) / width
                 cells[where] = np.floor(from_low + shift) @ factors
+        # Those of others are whole numbers.
+        cells[tied] = np.arange(tied.sum()) + 0.5
         ordered = np.sort(cells)
         if not (ordered[1:] == ordered[:-1]).any():
             continue
@@ -189,12 +196,12 @@ def _components(views):
     return connected_components(graph, directed=False)[1][:n]
 
 
-def _hashes(X):
+def hashes(X):
     """Return a hash of every row, by random multiples of its features' bits."""
     factors = np.random.RandomState(0).randint(2**63, size=X.shape[1], dtype=np.uint64)
-    hashes = np.empty(len(X), dtype=np.uint64)
+    values = np.empty(len(X), dtype=np.uint64)
     for where, rows in chunks.in_float64(X):
         # Zeros of both signs are equal. The last bits of short numbers are all zero.
         bits = np.ascontiguousarray(rows + 0.0).view(np.uint64)
-        hashes[where] = (bits ^ (bits >> np.uint64(32))) @ (2 * factors + np.uint64(1))
-    return hashes
+        values[where] = (bits ^ (bits >> np.uint64(32))) @ (2 * factors + np.uint64(1))
+    return values

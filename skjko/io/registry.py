@@ -17,6 +17,7 @@ from skjko.model import Model
 from skjko.selection import CandidateRecord
 from skjko.support import Support
 from skjko.transforms.asinh import Asinh
+from skjko.transforms.atoms import Atoms
 from skjko.transforms.base import Chain
 from skjko.transforms.bounds import Bounds
 from skjko.transforms.discrete import DiscreteGrid
@@ -32,6 +33,7 @@ CLASSES: dict[str, type] = {
         components.MLPField,
         components.RungeKutta,
         Asinh,
+        Atoms,
         Bounds,
         Chain,
         MarginalMixtures,

@@ -170,9 +170,7 @@ class DiscreteGrid:
             return X
         dequantized = chunks.empty(X.shape, np.float64)
         for where, rows in chunks.in_float64(X):
-            # Never exactly at the border of a cell, which may be a bound.
-            noise = rng.randint(2**30, size=(len(rows), len(self.columns)))
-            noise = (noise + 0.5) / 2**30 - 0.5
+            noise = cell_noise(len(rows), len(self.columns), rng)
             dequantized[where] = rows
             dequantized[where, self.columns] += noise * self.step[self.columns]
         return dequantized
@@ -197,20 +195,7 @@ class DiscreteGrid:
         """
         if not len(self.columns):
             return log_density(X)
-        offsets, weight = self._rule()
-        m = len(weight)
-        parts = []
-        # The points of a sample, their offsets, and what comes of them.
-        row_bytes = 3 * 8 * m * X.shape[1]
-        for where in chunks.batches(len(X), row_bytes, at_most=_SAMPLES_AT_ONCE // m):
-            rows = np.repeat(X[where].astype(np.float64), m, axis=0)
-            with np.errstate(over="ignore"):
-                rows[:, self.columns] += np.tile(offsets, (len(rows) // m, 1))
-            np.clip(rows, -_LARGEST, _LARGEST, out=rows)
-            values = log_density(rows)
-            values = values.reshape(*values.shape[:-1], -1, m) + np.log(weight)
-            parts.append(np.logaddexp.reduce(values, axis=-1))
-        return np.concatenate(parts, axis=-1)
+        return average(log_density, X, self.columns, self.step[self.columns])
 
     def round(
         self, X: Floats, lower: Floats | None = None, upper: Floats | None = None
@@ -316,22 +301,81 @@ class DiscreteGrid:
             last = np.floor((upper[j] - start) / step + 1e-6)
         return first, last
 
-    def _rule(self) -> tuple[Floats, Floats]:
-        """Offsets of shape (n_points, n_columns) in data units, and their weights."""
-        k, step = len(self.columns), self.step[self.columns]
-        if k == 1:
-            nodes, weight = np.polynomial.legendre.leggauss(_POINTS_ONE)
-            return nodes[:, np.newaxis] / 2 * step, weight / 2
-        # A shifted lattice rule: in every feature the points are the centres of m equal
-        # parts of the cell, in another order. The orders are those of affine maps
-        # modulo a prime, different ones in up to m (m - 1) features.
-        m = _POINTS_SEVERAL
-        j = np.arange(k)
-        # Powers of a primitive root (2 is one of 61) reach every factor in turn.
-        factor = np.array([pow(2, 7 * int(i), m) for i in j])
-        shift = (23 * (j // (m - 1)) + 17 * j) % m
-        order = (np.arange(m)[:, np.newaxis] * factor + shift) % m
-        return ((order + 0.5) / m - 0.5) * step, np.full(m, 1 / m)
+
+def cell_noise(n: int, k: int, rng: np.random.RandomState) -> Floats:
+    """Draw positions in cells, in widths from their centres.
+
+    Parameters
+    ----------
+    n, k : int
+        Numbers of samples and of features.
+    rng : RandomState
+        Source of randomness.
+
+    Returns
+    -------
+    noise : ndarray of shape (n, k)
+        Uniform, but never exactly at the border of a cell, which may be a bound.
+    """
+    return (rng.randint(2**30, size=(n, k)) + 0.5) / 2**30 - 0.5
+
+
+def average(
+    log_density: Callable[[NDArray[Any]], Floats],
+    X: NDArray[Any],
+    columns: NDArray[np.int_],
+    widths: Floats,
+) -> Floats:
+    """Average a density over cells around samples.
+
+    Parameters
+    ----------
+    log_density : callable
+        Maps samples to their log-densities, of shape (..., n_samples).
+    X : ndarray of shape (n_samples, n_features)
+        Centres of the cells.
+    columns : ndarray of int of shape (n_columns,)
+        Features in which a cell is wide.
+    widths : ndarray of shape (n_samples, n_columns) or (n_columns,)
+        Of the cells; may be 0.
+
+    Returns
+    -------
+    averaged : ndarray of shape (..., n_samples)
+        Logarithms of the averages, in nats.
+    """
+    offsets, weight = _rule(len(columns))
+    m, parts = len(weight), []
+    widths = np.broadcast_to(widths, (len(X), len(columns)))
+    # The points of a sample, their offsets, and what comes of them.
+    row_bytes = 3 * 8 * m * X.shape[1]
+    for where in chunks.batches(len(X), row_bytes, at_most=_SAMPLES_AT_ONCE // m):
+        rows = np.repeat(X[where].astype(np.float64), m, axis=0)
+        with np.errstate(over="ignore"):
+            moved = widths[where][:, np.newaxis] * offsets
+            rows[:, columns] += moved.reshape(-1, len(columns))
+        np.clip(rows, -_LARGEST, _LARGEST, out=rows)
+        values = log_density(rows)
+        values = values.reshape(*values.shape[:-1], -1, m) + np.log(weight)
+        parts.append(np.logaddexp.reduce(values, axis=-1))
+    return np.concatenate(parts, axis=-1)
+
+
+def _rule(k: int) -> tuple[Floats, Floats]:
+    """Offsets of shape (n_points, k) in widths of a cell, and their weights."""
+    if k == 1:
+        nodes, weight = np.polynomial.legendre.leggauss(_POINTS_ONE)
+        return nodes[:, np.newaxis] / 2, weight / 2
+    # A shifted lattice rule: in every feature the points are the centres of m equal
+    # parts of the cell, in another order. The orders are those of affine maps
+    # modulo a prime, different ones in up to m (m - 1) features.
+    m = _POINTS_SEVERAL
+    j = np.arange(k)
+    # Powers of a primitive root (2 is one of 61) reach every factor in turn.
+    factor = np.array([pow(2, 7 * int(i), m) for i in j])
+    shift = (23 * (j // (m - 1)) + 17 * j) % m
+    order = (np.arange(m)[:, np.newaxis] * factor + shift) % m
+    return (order + 0.5) / m - 0.5, np.full(m, 1 / m)
 
 
 def _distinct_values(

@@ -349,7 +349,7 @@ INTERRUPTED = [case for case in CASES if case != "transforms"]
 def test_interrupted_at_any_write_a_fit_goes_on(case, whole, tmp_path):
     with writes() as written:
         fitted(density(case, checkpoint=tmp_path / "whole"), CASES[case][1])
-    for number in range(2, len(written) + 1, 6):
+    for number in range(2, len(written) + 1, 8):
         estimator = density(case, checkpoint=tmp_path / str(number))
         with writes(number, before=interrupt), contextlib.suppress(KeyboardInterrupt):
             fitted(estimator, CASES[case][1])
@@ -722,7 +722,7 @@ def edit(model, arrays, rng):
     return None
 
 
-@pytest.mark.parametrize("n", [20, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [10, pytest.param(40, marks=pytest.mark.slow)])
 def test_edited_files_with_the_right_checksum_are_refused_or_work(n, done, tmp_path):
     rng, kind = np.random.RandomState(n), "checkpoint of a task"
     folder = tmp_path / "copy"

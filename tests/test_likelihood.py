@@ -8,7 +8,7 @@ from skjko import JKOFlowDensity, JKOSchedule, MLPField, RungeKutta
 from skjko.datasets import rose
 from skjko.transforms import MarginalMixtures, Radial, Whitening
 
-SMALL = {"max_blocks": 2, "max_iter": 60, "init": "gaussian", "random_state": 0}
+SMALL = {"max_blocks": 2, "max_iter": 40, "init": "gaussian", "random_state": 0}
 
 
 def heavy_tails(n, seed):
@@ -51,7 +51,7 @@ def three_kinds_of_points(model, X, X_test):
             "learning_rate_init": 0.05,
         },
         {"field": MLPField((32,), activation="silu")},
-        {"field": MLPField((16, 16, 16), time_dependent=True)},
+        {"field": MLPField((8, 8, 8), time_dependent=True)},
         {
             "schedule": JKOSchedule(step_size=0.2, free_block=False),
             "early_stopping": False,
@@ -66,7 +66,7 @@ def three_kinds_of_points(model, X, X_test):
 )
 def test_scores_agree_with_a_tight_adaptive_solve(settings):
     draw = flower if "schedule" in settings or "init" in settings else heavy_tails
-    X, X_test = draw(1200, 0), draw(150, 1)
+    X, X_test = draw(1000, 0), draw(60, 1)
     model = JKOFlowDensity(**SMALL | {"field": MLPField((32, 32))} | settings)
     model.fit(X)
     for kind, points in three_kinds_of_points(model, X, X_test).items():

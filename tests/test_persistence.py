@@ -963,7 +963,7 @@ def saved_and_loaded_as(cls, estimator, path):
 
 
 @pytest.mark.parametrize("edit", [edit_model, edit_arrays])
-@pytest.mark.parametrize("n", [50, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [20, pytest.param(60, marks=pytest.mark.slow)])
 def test_edited_files_with_the_right_checksum_are_refused_or_work(
     edit, n, kind, whole, path
 ):

@@ -367,7 +367,7 @@ def examine(problem):
 
 
 def test_any_table():
-    @cases(0.5)
+    @cases(0.3)
     @given(problems())
     def check(problem):
         examine(problem)
@@ -394,7 +394,7 @@ def test_any_table_that_may_start_from_a_mixture():
 def test_any_table_in_which_there_is_something_to_train():
     fitted = []
 
-    @cases(0.5)
+    @cases(0.25)
     @given(problems(least=24, with_spread=True))
     def check(problem):
         fitted.append(False)

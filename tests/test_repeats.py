@@ -69,7 +69,7 @@ def test_a_chain_claims_what_fresh_rows_get():
     assert abs(density.validation_scores_[-1] - score) < 0.3
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-9, 1e-5])
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
 def test_a_table_that_was_exported_five_times(noise):
     rng = np.random.RandomState(0)
     X = np.concatenate([normal(200) + noise * normal(200, seed=i) for i in range(5)])

@@ -131,19 +131,26 @@ def interrupted(monkeypatch, after):
     monkeypatch.setattr(BlockTrainer, "loss", loss)
 
 
+@pytest.fixture(scope="module")
+def movements(X):
+    """Those of whole fits, with early stopping and without."""
+    fits = [quick(early_stopping=e).fit(X) for e in (False, True)]
+    assert all(fit.n_blocks_ >= 2 for fit in fits)
+    return [fit.movements_ for fit in fits]
+
+
 @pytest.mark.parametrize("after, n_finished", [(0, 0), (39, 0), (40, 1), (90, 2)])
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_ctrl_c_keeps_the_finished_blocks(
-    monkeypatch, X, after, n_finished, early_stopping
+    monkeypatch, X, movements, after, n_finished, early_stopping
 ):
-    whole = quick(early_stopping=early_stopping).fit(X)
-    assert whole.n_blocks_ >= 2
     interrupted(monkeypatch, after)
     with pytest.warns(ConvergenceWarning, match=f"has the {n_finished} flow blocks"):
         density = quick(early_stopping=early_stopping).fit(X)
     assert density.n_blocks_ == n_finished
     assert_usable(density, X)
-    np.testing.assert_array_equal(density.movements_, whole.movements_[:n_finished])
+    whole = movements[early_stopping]
+    np.testing.assert_array_equal(density.movements_, whole[:n_finished])
 
 
 def test_ctrl_c_in_a_later_round_keeps_the_flow_before_it(monkeypatch, X):

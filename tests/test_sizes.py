@@ -427,7 +427,7 @@ LARGE = """
     X = READ
     with sklearn.config_context(working_memory=16):
         # At once, the temporaries of so many rows would be more than the limit.
-        scores = use(density.fit(X), X[:300_000])
+        scores = use(density.fit(X), X[:100_000])
     assert density.n_blocks_ > 0
     assert scores.mean() > density.validation_scores_[0]
     print("trained")

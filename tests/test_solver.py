@@ -344,6 +344,12 @@ def test_an_error_that_no_grid_closes_is_returned():
         def forward(self, t, x, context=None):
             return 3 * torch.sin(1e5 * x)
 
+        def dynamics(self, context=None):
+            return lambda t, x: (
+                3 * torch.sin(1e5 * x),
+                3e5 * torch.cos(1e5 * x).sum(1),
+            )
+
     flow = Flow([block(Rough())])
     errors = step_selection.choose_steps(flow, BASE, [normal(50, 1)], 1e-3)
     assert errors[0].exceeds(1e-3)

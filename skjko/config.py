@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import numpy as np
+import torch
 
 from skjko.components import JKOSchedule, MLPField, RungeKutta
 from skjko.data.splits import CROSS_VALIDATION_SAMPLES
@@ -114,6 +115,13 @@ def fit_config(estimator, n_samples, n_effective, support, earlier=None):
         tol=solver.tol,
     )
     return config, field
+
+
+def work(config, n_samples, n_features):
+    """Return the samples of a minibatch times the weights of a field."""
+    weights = config.new_field(n_features, torch.Generator()).parameters()
+    batch_size = min(config.training.batch_size, n_samples)
+    return batch_size * sum(weight.numel() for weight in weights)
 
 
 def _training(p, n_samples, n_effective, field, schedule, solver):

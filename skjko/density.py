@@ -387,13 +387,15 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
             self, len(X), n_effective, support, earlier
         )
         run = Run(seed, listeners, clock)
-        with checkpoints.reading(store):
-            fitted, points = fitting.fit(
-                X, weight, X_val, groups, fit_config, run, split_seed, earlier
+        work = config.work(fit_config, *X.shape)
+        with threads.at_most(threads.useful(work)):
+            with checkpoints.reading(store):
+                fitted, points = fitting.fit(
+                    X, weight, X_val, groups, fit_config, run, split_seed, earlier
+                )
+            errors = fitting.choose_steps(
+                fitted.model, points, X, split_seed, fit_config.tol
             )
-        errors = fitting.choose_steps(
-            fitted.model, points, X, split_seed, fit_config.tol
-        )
         fitted.parameters = copy.deepcopy(self.get_params(deep=False))
         self._table, self.field_ = table, field
         self._record(fitted, errors)

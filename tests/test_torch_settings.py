@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from helpers import quick
+
+from skjko import VelocityField
+from skjko.flow.fields import MLP
 
 X = np.random.RandomState(0).standard_normal((300, 2))
 
@@ -103,3 +107,40 @@ for sizes in ((8, 8), (8, 8, 8)):
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+class Watched(MLP):
+    """A field that notes with how many threads it is computed."""
+
+    seen: ClassVar[set] = set()
+
+    def dynamics(self, context=None):
+        self.seen.add(torch.get_num_threads())
+        return super().dynamics(context)
+
+
+class WatchedField(VelocityField):
+    """Of any width."""
+
+    def __init__(self, width=8):
+        self.width = width
+
+    def build(self, n_features, generator=None):
+        return Watched(n_features, (self.width, self.width), generator=generator)
+
+
+# A minibatch of 100 samples times 40,000 weights is where two threads begin to pay.
+@pytest.mark.parametrize("width, n_threads", [(8, 1), (128, 1), (256, 2)])
+@pytest.mark.parametrize("given", [1, 2])
+def test_a_second_thread_only_where_it_pays(width, n_threads, given):
+    before, state = torch.get_num_threads(), torch.get_rng_state()
+    Watched.seen.clear()
+    torch.set_num_threads(given)
+    try:
+        settings = {"batch_size": 100, "max_blocks": 1, "max_iter": 1}
+        quick(field=WatchedField(width), early_stopping=False, **settings).fit(X)
+        assert torch.get_num_threads() == given
+    finally:
+        torch.set_num_threads(before)
+    assert Watched.seen == {min(given, n_threads)}
+    assert torch.equal(torch.get_rng_state(), state)

@@ -24,6 +24,42 @@ if hasattr(os, "register_at_fork"):
 _IMPORTED_IN = os.getpid()
 
 
+# Products of numbers in one evaluation of a minibatch, from which on a second thread
+# pays: see benchmarks/busy.py.
+_LEAST_WORK = 4e6
+
+
+def useful(work: float) -> int:
+    """Return the number of threads that training should have, at most the user's.
+
+    Parameters
+    ----------
+    work : float
+        Samples of a minibatch times weights of a field.
+
+    Returns
+    -------
+    n_threads : int
+        1 if a second thread would buy little: it waits for the first one, which beside
+        another busy process takes many times as long.
+    """
+    return torch.get_num_threads() if work >= _LEAST_WORK else 1
+
+
+@contextlib.contextmanager
+def at_most(n_threads: int) -> Iterator[None]:
+    """Compute with at most so many threads of torch."""
+    before = torch.get_num_threads()
+    if n_threads >= before:
+        yield
+        return
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @contextlib.contextmanager
 def forward_mode() -> Iterator[None]:
     """Take derivatives in forward mode, one thread at a time.

@@ -179,7 +179,7 @@ def fingerprint(*arrays):
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr(None if array is None else array.shape).encode())
-        if array is not None:
+        if array is not None and array.size:
             table = array.reshape(len(array) if array.ndim else 1, -1)
             for _, part in in_float64(table):
                 digest.update(part.tobytes())

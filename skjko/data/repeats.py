@@ -84,6 +84,8 @@ def distinct(X, weight, groups, is_continuous, is_tied=None):
                 components = _components([groups, rank])
                 views = [components[stays]]
             X, tied = chunks.select(X, stays), tied[stays]
+        # They may be as large as a feature.
+        del values, ordered
         views += _near(X, is_continuous, tied)
     groups = _components(views) if views else None
     if groups is not None and groups.max() == 0:

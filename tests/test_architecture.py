@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "transforms": {"transforms", "data", "flow", "typing"},
     "datasets": {"datasets", "typing"},
     "metrics": {"metrics", "typing"},
+    "plots": {"plots", "data", "typing"},
 }
 MAX_LINES = 500
 PACKAGE = str(ROOT / "skjko")

@@ -9,6 +9,7 @@ import pytest
 
 import skjko
 import skjko.datasets
+import skjko.io
 import skjko.metrics
 import skjko.plots
 import skjko.transforms
@@ -17,7 +18,14 @@ from skjko.flow.fields import MLP
 from skjko.support import Support
 from skjko.transforms.discrete import DiscreteGrid
 
-PACKAGES = (skjko, skjko.transforms, skjko.metrics, skjko.datasets, skjko.plots)
+PACKAGES = (
+    skjko,
+    skjko.transforms,
+    skjko.metrics,
+    skjko.datasets,
+    skjko.plots,
+    skjko.io,
+)
 EXPORTED = [
     getattr(package, name)
     for package in PACKAGES

@@ -312,10 +312,20 @@ def info(model, as_json):
     with _on_disk(model) as path:
         found = file_info(path)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(_finite(found), indent=2, allow_nan=False))
         return
     for line in _described(found):
         click.echo(line)
+
+
+def _finite(value):
+    """A value with infinities as texts, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    is_infinite = isinstance(value, float) and not np.isfinite(value)
+    return str(value) if is_infinite else value
 
 
 def _described(found):

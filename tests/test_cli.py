@@ -313,6 +313,8 @@ def test_info_tells_what_is_inside(run, model):
     assert "max_iter" not in text
     found = json.loads(run("info", model, "--json").stdout)
     assert found == file_info(model)
+    quick(max_blocks=1, early_stopping=False).fit(table()[:, :2]).save("free")
+    assert json.loads(run("info", "free", "--json").stdout)["step_sizes"] == ["inf"]
 
 
 def test_info_of_a_detector(run, detector):

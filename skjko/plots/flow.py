@@ -287,6 +287,10 @@ class FlowDisplay:
             return (points,)
 
         show(first)
+        if ax is None:
+            # Laid out once: every frame has the same, and it takes most of its time.
+            self.figure_.canvas.draw()
+            self.figure_.set_layout_engine("none")
         return FuncAnimation(
             self.figure_, show, frames=frames, interval=interval, blit=False
         )

@@ -163,7 +163,7 @@ def columns_of(
     return arrays, texts
 
 
-def _columns(table):
+def _columns(table: Any) -> list[Any]:
     frame = frame_of(table)
     if frame is None:
         array = np.asarray(table)
@@ -173,7 +173,7 @@ def _columns(table):
     return [_values(series) for series in frame.iter_columns()]
 
 
-def _values(series):
+def _values(series: Any) -> Any:
     """Numbers of a column, or its texts."""
     if isinstance(series.dtype, (nw.Boolean, nw.String, nw.Categorical, nw.Enum)):
         return np.array([str(value) for value in series.to_list()], dtype=object)
@@ -184,7 +184,7 @@ def _values(series):
         return np.array([str(value) for value in values], dtype=object)
 
 
-def _codes(values, texts):
+def _codes(values: Any, texts: list[str]) -> Floats:
     numbers = {text: i for i, text in enumerate(texts)}
     return np.array([numbers[str(value)] for value in values], dtype=float)
 

@@ -295,7 +295,7 @@ class DensityDisplay:
         return self
 
 
-def _drawn(estimator, n_samples, random_state):
+def _drawn(estimator: Any, n_samples: int, random_state: Seed) -> Any:
     """New samples, of estimators with and without a seed and labels in `sample`."""
     if hasattr(estimator, "density_"):
         estimator = estimator.density_
@@ -312,7 +312,7 @@ def _drawn(estimator, n_samples, random_state):
     return drawn[0] if isinstance(drawn, tuple) else drawn
 
 
-def _rows(table, xx0, xx1, which):
+def _rows(table: Any, xx0: Floats, xx1: Floats, which: list[int]) -> Any:
     """The first row of a table, repeated, with other values of two features."""
     n, frame = xx0.size, frame_of(table)
     values = dict(zip(which, (xx0.ravel(), xx1.ravel()), strict=True))

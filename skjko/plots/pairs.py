@@ -256,7 +256,7 @@ class PairDisplay:
             axes.set_ylabel(self.names[i], fontsize=9)
 
 
-def _jittered(table, bins):
+def _jittered(table: Floats, bins: list[Floats]) -> Floats:
     """Samples, moved within their bins where there are few values."""
     rng, table = np.random.RandomState(0), table.copy()
     for j, edges in enumerate(bins):

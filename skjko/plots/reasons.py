@@ -254,7 +254,7 @@ class ReasonsDisplay:
         return self
 
 
-def _text(value):
+def _text(value: Any) -> str:
     """A value in a few characters."""
     if isinstance(value, str):
         return value

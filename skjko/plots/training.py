@@ -347,7 +347,7 @@ class MovementsDisplay:
         return self
 
 
-def _density_of(estimator):
+def _density_of(estimator: Any) -> Any:
     """The density of an estimator, with its history."""
     check_is_fitted(estimator)
     density = getattr(estimator, "density_", estimator)

@@ -243,7 +243,11 @@ def sample(model, n_samples, random_state, output, form):
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="With --model: call rows outliers whose p-value is at most this.",
 )
-@click.option("--reasons", is_flag=True, help="Also the gain of every feature (nats).")
+@click.option(
+    "--reasons",
+    is_flag=True,
+    help="Also what every feature would gain an outlier (nats).",
+)
 @click.option("--only", is_flag=True, help="Only the outliers.")
 @_limit
 @_seed
@@ -295,7 +299,10 @@ def outliers(
         flags = estimator.p_values(X) <= false_alarm_rate
     result["outlier"] = flags
     if reasons:
-        gains = np.asarray(estimator.explain(X))
+        # Of the outliers alone: a row takes thousands of scores.
+        gains = np.full((len(flags), estimator.n_features_in_), np.nan)
+        if flags.any():
+            gains[flags] = np.asarray(estimator.explain(X[np.flatnonzero(flags)]))
         names = getattr(X, "columns", range(gains.shape[1]))
         result |= {f"gain_{n}": g for n, g in zip(names, gains.T, strict=True)}
     found = tables.table_of(result)

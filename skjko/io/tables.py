@@ -84,7 +84,7 @@ def table_of(samples: Any) -> Any:
     Parameters
     ----------
     samples : ndarray, dict of str to ndarray, or a frame of any library
-        The columns of an array are named x0, x1, and so on.
+        The columns of an array are named x0, x1, and so on. NaN is no value.
     """
     import polars as pl
 
@@ -95,7 +95,7 @@ def table_of(samples: Any) -> Any:
     if not isinstance(samples, dict):
         labels = getattr(samples, "column_names", None) or list(samples.columns)
         samples = {str(label): np.asarray(samples[label]) for label in labels}
-    return pl.DataFrame(samples, strict=False)
+    return pl.DataFrame(samples, strict=False, nan_to_null=True)
 
 
 def write_table(table: Any, path: str, given: str | None = None) -> None:

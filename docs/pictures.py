@@ -24,6 +24,14 @@ from skjko import (
     MLPField,
 )
 from skjko.datasets import correlated_mixture, moons, spirals
+from skjko.plots import (
+    FlowDisplay,
+    MovementsDisplay,
+    PairDisplay,
+    ReasonsDisplay,
+    TrainingDisplay,
+    TrajectoryDisplay,
+)
 
 FOLDER = Path(__file__).parent / "guide" / "images"
 BLUE, ORANGE, GREY = "#1f6fb4", "#e07b1f", "#8a8a8a"
@@ -46,12 +54,6 @@ def panels(n, width=2.4, height=2.7):
     return fig, np.atleast_1d(fig.subplots(1, n))
 
 
-def directions(X):
-    """Return one colour for every sample, by its direction from the mean."""
-    angle = np.arctan2(*(X - X.mean(axis=0)).T[::-1])
-    return 0.45 + 0.4 * np.cos(angle[:, None] - 2 * np.pi / 3 * np.arange(3))
-
-
 def plane(ax, half, title):
     """Make square axes of a plane."""
     ax.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")
@@ -65,26 +67,47 @@ def grid(half, n=120):
     return np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
 
 
-def index():
-    """Positions of samples from the data to the base distribution."""
+def moons_in_blocks(max_blocks=3, **schedule):
+    """Return samples, and a flow of blocks that are trained in seconds."""
     X = moons().sample(2000, random_state=0)
     density = JKOFlowDensity(
         init="gaussian",
         transforms=None,
         field=MLPField((32, 32)),
-        max_blocks=3,
+        schedule=JKOSchedule(**schedule),
+        max_blocks=max_blocks,
         max_iter=150,
         random_state=0,
-    ).fit(X)
-    points = X[:1200]
-    way = density.trajectory(points)
-    fig, axes = panels(len(way))
-    names = ["data (data units)", "after whitening"]
-    names += [f"after block {k + 1}" for k in range(density.n_blocks_)]
-    for ax, positions, name in zip(axes, way, names, strict=True):
-        ax.scatter(*positions.T, s=3, c=directions(points), linewidths=0)
-        plane(ax, 3.3, name)
-    save(fig, "index")
+    )
+    return X, density.fit(X)
+
+
+def index():
+    """Positions of samples from the data to the base distribution."""
+    X, density = moons_in_blocks()
+    save(FlowDisplay.from_estimator(density, X).figure_, "index")
+
+
+def plots():
+    """Pictures of the page on displays: blocks, paths, training, pairs and reasons."""
+    X, density = moons_in_blocks(
+        step_size=0.15, free_block=False, n_reparameterizations=1
+    )
+    save(FlowDisplay.from_estimator(density, X, arrows=True).figure_, "blocks")
+    save(TrajectoryDisplay.from_estimator(density, X).figure_, "paths")
+    fig, axes = panels(3, 3.6, 3.0)
+    TrainingDisplay.from_estimator(density, ax=axes[:2])
+    MovementsDisplay.from_estimator(density, ax=axes[2])
+    axes[2].set_title("displacement of the samples", fontsize=10)
+    save(fig, "training")
+    table = customers(1000)
+    table = table.assign(city=np.where(table["share"] > 0.6, "Rome", "Oslo"))
+    bounds = {"visits": (0, None), "share": (0, 1), "income": (0, None)}
+    model = JKOFlowDensity(bounds=bounds, init="mixture", max_blocks=0, random_state=0)
+    save(PairDisplay.from_estimator(model.fit(table), table).figure_, "pairs")
+    detector = JKOFlowOutlierDetector(random_state=0).fit(X)
+    outlier = moons().sample(500, random_state=1)[:1] + np.array([0.0, 2.5])
+    save(ReasonsDisplay.from_estimator(detector, outlier).figure_, "reasons")
 
 
 def density():
@@ -342,7 +365,7 @@ def theory():
     save(fig, "theory")
 
 
-PICTURES = (index, density, tables, outliers, tuning, numerics, sizes, theory)
+PICTURES = (index, plots, density, tables, outliers, tuning, numerics, sizes, theory)
 
 if __name__ == "__main__":
     chosen = sys.argv[1:]

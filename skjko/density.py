@@ -189,8 +189,9 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
     history_ : list of Bunch
         One for every round of training, with `round` ("grow", "extend", "regularize",
         "reparameterize" or "refine"), whether it was `accepted`, the `step_sizes`,
-        `movements`, `validation_scores` and `n_iter_per_block` of its flow, and its
-        `n_minibatches`, with those of dropped blocks and of cross-validation.
+        `movements`, `validation_scores` and `n_iter_per_block` of its flow, the
+        `losses` of the blocks that it trained, and its `n_minibatches`, with those of
+        dropped blocks and of cross-validation.
 
     n_ode_steps_ : ndarray of shape (n_blocks_,)
         Solver steps of every block in scoring.
@@ -471,6 +472,7 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
                 movements=np.array([record.displacement for record in r.records]),
                 validation_scores=_scores(first, r.records),
                 n_iter_per_block=np.array([record.n_iter for record in r.records], int),
+                losses=[np.array(record.losses) for record in r.records[r.n_kept :]],
                 n_minibatches=r.n_minibatches,
             )
             for r in fitted.rounds

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "transforms": {"transforms", "data", "flow", "typing"},
     "datasets": {"datasets", "typing"},
     "metrics": {"metrics", "typing"},
+    "plots": {"plots", "data", "typing"},
 }
 MAX_LINES = 500
 PACKAGE = str(ROOT / "skjko")
@@ -193,8 +194,8 @@ def test_optional_packages_are_imported_in_functions(name):
 def test_import_needs_no_optional_package():
     # In a process of its own, where None in sys.modules makes an import fail. Looking
     # for pandas in sys.modules would prove nothing: scikit-learn loads it if it can.
-    names = "matplotlib=None, pandas=None, polars=None, pyarrow=None"
-    code = f"import sys; sys.modules.update({names}); import skjko"
+    names = "click=None, matplotlib=None, pandas=None, polars=None, pyarrow=None"
+    code = f"import sys; sys.modules.update({names}); import skjko, skjko.plots"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True
     )
@@ -202,7 +203,7 @@ def test_import_needs_no_optional_package():
 
 
 def test_import_loads_no_matplotlib():
-    code = "import sys, skjko; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, skjko, skjko.plots; sys.exit('matplotlib' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True
     )

@@ -35,6 +35,7 @@ from skjko import (
     VelocityField,
 )
 from skjko.datasets import moons
+from skjko.io import file_info
 from skjko.io import format as file_format
 from skjko.io.persistence import FORMAT_VERSION
 from skjko.transforms import (
@@ -685,6 +686,40 @@ def test_an_own_field_may_become_another_one(path):
     np.testing.assert_array_equal(loaded.score_samples(X), density.score_samples(X))
 
 
+def test_info_is_that_of_what_is_loaded(fitted, case, path):
+    density = fitted(case)
+    density.save(path)
+    found = file_info(path)
+    assert found["class"] == "JKOFlowDensity"
+    assert found["is_complete"]
+    assert found["n_bytes"] == path.stat().st_size
+    assert found["step_sizes"] == density.step_sizes_.tolist()
+    assert found["transforms"] == [type(one).__name__ for one in density.transforms_]
+    assert found["base"] == (density.base_ and type(density.base_).__name__)
+    assert len(found["features"]) == density.n_features_in_
+    assert [r.split()[0] for r in found["rounds"]] == [
+        r.round for r in density.history_
+    ]
+    scores = density.validation_scores_
+    assert found["validation_score"] == (None if scores is None else scores[-1])
+    assert found["parameters"]["max_blocks"] == density.max_blocks
+    json.dumps(found)
+
+
+def test_info_of_a_detector(path):
+    fitted = detector()
+    fitted.save(path)
+    found = file_info(path)
+    assert found["class"] == "JKOFlowOutlierDetector"
+    assert found["threshold"] == fitted.offset_
+    assert found["n_calibration"] == len(fitted.calibration_scores_)
+    assert found["statistic"] == "typicality"
+    assert found["step_sizes"] == fitted.density_.step_sizes_.tolist()
+    assert [f["name"] for f in found["features"]] == ["a", "b"]
+    assert found["container"] == "pandas"
+    assert found["parameters"]["density"]["max_iter"] == 5
+
+
 # ------------------------------------------------------------------- damaged files
 
 
@@ -780,6 +815,16 @@ def loaded_or_none(content, path, cls):
         return None
 
 
+def described_or_none(path):
+    """What a file says of itself, or None if that is refused in the one way."""
+    try:
+        return file_info(path)
+    except ValueError as error:
+        if str(path) not in str(error):
+            raise
+        return None
+
+
 def flipped(content, rng):
     content = bytearray(content)
     for i in rng.randint(len(content), size=rng.choice([1, 1, 1, 2, 8])):
@@ -823,6 +868,20 @@ def test_damage_is_noticed(mutate, kind, whole, path):
             assert_equal(loaded, expected)
             n_loaded += 1
     assert n_loaded < 6
+
+
+@pytest.mark.parametrize("mutate", [flipped, flipped_in_header, truncated, spliced])
+def test_info_of_damage_is_refused_or_a_description(mutate, kind, whole, path):
+    rng, content, n_refused = np.random.RandomState(0), whole[kind], 0
+    for _ in range(200):
+        path.write_bytes(mutate(content, rng))
+        found = described_or_none(path)
+        if found is None:
+            n_refused += 1
+            continue
+        assert found["n_bytes"] == path.stat().st_size
+        assert found["is_complete"] == (mutate is not truncated) or mutate is spliced
+    assert n_refused > 0
 
 
 def test_every_bit_counts(kind, whole, path):

@@ -9,14 +9,23 @@ import pytest
 
 import skjko
 import skjko.datasets
+import skjko.io
 import skjko.metrics
+import skjko.plots
 import skjko.transforms
 from skjko.flow.blocks import Block, Flow
 from skjko.flow.fields import MLP
 from skjko.support import Support
 from skjko.transforms.discrete import DiscreteGrid
 
-PACKAGES = (skjko, skjko.transforms, skjko.metrics, skjko.datasets)
+PACKAGES = (
+    skjko,
+    skjko.transforms,
+    skjko.metrics,
+    skjko.datasets,
+    skjko.plots,
+    skjko.io,
+)
 EXPORTED = [
     getattr(package, name)
     for package in PACKAGES

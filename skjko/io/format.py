@@ -95,23 +95,88 @@ def parse(content, kind, newest):
         raise ValueError(f"it is no whole safetensors file ({error})") from error
     # The library has the arrays; the metadata it hands out only for files on disk.
     n_header = int.from_bytes(content[:8], "little")
-    metadata = _strict_json(content[8 : 8 + n_header]).get("__metadata__")
-    if metadata is None or metadata.keys() != _METADATA:
-        raise ValueError("its metadata are not those of a skjko model")
+    metadata = _metadata(_strict_json(content[8 : 8 + n_header]))
     if metadata["kind"] != kind:
         raise ValueError(f"it holds a {metadata['kind']}, not a {kind}")
-    version = metadata["format_version"]
-    if not (version.isascii() and version.isdigit() and 0 < len(version) < 10):
-        raise ValueError(f"its format_version is {version!r}")
-    if int(version) > newest:
-        raise ValueError(
-            f"it has format version {version}, and this version of skjko reads none "
-            f"above {newest}. Load it with a newer skjko"
-        )
+    version = _version(metadata["format_version"], newest)
     arrays = {name: _array(name, **tensor) for name, tensor in found}
     if metadata.pop("sha256") != _digest(metadata, arrays):
         raise ValueError("its checksum does not fit its content: the file is damaged")
-    return int(version), _strict_json(metadata["model"]), arrays
+    return version, _strict_json(metadata["model"]), arrays
+
+
+def read_header(path, newest):
+    """Return what a file says of itself, without reading its arrays.
+
+    Parameters
+    ----------
+    path : str or path-like
+    newest : int
+        Highest version of the format that the caller understands.
+
+    Returns
+    -------
+    kind : str
+        What the file describes.
+    version : int
+    model : dict
+    shapes : dict of str to tuple of int
+        Of the arrays.
+    sizes : (int, int)
+        Bytes that the file has, and bytes that it should have. The checksum is not
+        compared, as it is that of the arrays too.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such file, or newer.
+    OSError
+        If it cannot be read.
+    """
+    n_bytes = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+        n_header = int.from_bytes(start, "little")
+        if _is_pickle(start):
+            raise ValueError("it is a pickle, and no file of skjko's save")
+        if len(start) < 8 or n_header > n_bytes - 8:
+            raise ValueError("it is no safetensors file, or its start is damaged")
+        header = _strict_json(file.read(n_header))
+    metadata = _metadata(header)
+    version = _version(metadata["format_version"], newest)
+    model = _strict_json(metadata["model"])
+    del header["__metadata__"]
+    try:
+        shapes = {name: tuple(map(int, one["shape"])) for name, one in header.items()}
+        ends = [int(one["data_offsets"][1]) for one in header.values()]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError("the list of its arrays cannot be read") from error
+    expected = 8 + n_header + max(ends, default=0)
+    return metadata["kind"], version, model, shapes, (n_bytes, expected)
+
+
+def _metadata(header):
+    """The metadata of a header, checked to be those of a model."""
+    metadata = header.get("__metadata__")
+    if (
+        not isinstance(metadata, dict)
+        or metadata.keys() != _METADATA
+        or not all(isinstance(value, str) for value in metadata.values())
+    ):
+        raise ValueError("its metadata are not those of a skjko model")
+    return metadata
+
+
+def _version(text, newest):
+    """The version of the format, as a number, checked to be understood."""
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
+        raise ValueError(f"its format_version is {text!r}")
+    if int(text) > newest:
+        raise ValueError(
+            f"it has format version {text}, and this version of skjko reads none "
+            f"above {newest}. Load it with a newer skjko"
+        )
+    return int(text)
 
 
 def write(path, content):

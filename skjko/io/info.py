@@ -1,0 +1,163 @@
+"""What is inside of a file, by its header alone."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from skjko.io import format as file_format
+from skjko.io.persistence import FORMAT_VERSION
+
+# Deeper than any state is nested.
+_MAX_DEPTH = 60
+
+
+def file_info(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Describe a saved estimator without loading it.
+
+    Only the header of the file is read: no weights, and no checksum.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file that `save` wrote.
+
+    Returns
+    -------
+    info : dict
+        With the keys
+
+        - "class", "format_version" and "n_bytes" of the file;
+        - "is_complete": whether the file is as long as its header says;
+        - "container" that the data were in, and "features": a list of dicts with
+          "name", "type" and, where there are any, "categories";
+        - "parameters": those of the estimator, with those of its components;
+        - "transforms": names of the classes in front of the blocks, and "base", that of
+          the base distribution behind them or None;
+        - "step_sizes" of the blocks, "rounds" of the training, and
+          "validation_score" in nats, None without validation;
+        - "n_weights": number of values in all arrays.
+
+        Of an outlier detector, these are those of its density, with "parameters" of
+        its own, "threshold", "statistic", "noise" and "n_calibration".
+
+    Raises
+    ------
+    ValueError
+        If the file is none of skjko, or from a newer version of it.
+    OSError
+        If there is no such file, or it cannot be read.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from skjko import JKOFlowDensity
+    >>> from skjko.io import file_info
+    >>> X = np.random.default_rng(0).normal(size=(50, 2))
+    >>> density = JKOFlowDensity(max_blocks=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "gaussian.safetensors")
+    ...     density.save(path)
+    ...     info = file_info(path)
+    >>> info["class"], info["step_sizes"], info["is_complete"]
+    ('JKOFlowDensity', [], True)
+    """
+    try:
+        header = file_format.read_header(path, FORMAT_VERSION)
+        kind, version, model, shapes, (n_bytes, expected) = header
+        state = _plain(model.get("state"), shapes)
+        described = _described(state, shapes)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        what = error if isinstance(error, ValueError) else f"its state is odd ({error})"
+        raise ValueError(f"Cannot read {os.fspath(path)!r}: {what}") from error
+    return {
+        "class": kind,
+        "format_version": version,
+        "n_bytes": n_bytes,
+        "is_complete": n_bytes == expected,
+        **described,
+        "n_weights": sum(math.prod(shape) for shape in shapes.values()),
+    }
+
+
+def _described(state: Mapping[str, Any], shapes: Mapping[str, tuple]) -> dict[str, Any]:
+    """What the state of an estimator says."""
+    if "density_" not in state:
+        return {"parameters": state["params"], **_density(state)}
+    inner = _density(state["density_"])
+    inner.update(_features(state))
+    parameters = dict(state["params"])
+    parameters["density"] = state["density"]
+    calibration = state["calibration_scores"]
+    n_calibration = 0 if calibration is None else calibration["shape"][0]
+    return {
+        "parameters": parameters,
+        "threshold": state["offset"],
+        "statistic": state["statistic"],
+        "noise": state["noise"],
+        "n_calibration": n_calibration,
+        **inner,
+    }
+
+
+def _density(state: Mapping[str, Any]) -> dict[str, Any]:
+    fitted = state["fitted"]
+    base = [step["class"] for step in fitted["model"]["base"]["steps"]]
+    accepted = [one for one in fitted["rounds"] if one["accepted"]]
+    records = accepted[-1]["records"] if accepted else []
+    scores = list(fitted["base_scores"])
+    if records and scores and not base:
+        scores.append(records[-1]["validation_score"])
+    return {
+        **_features(state),
+        "transforms": [s["class"] for s in fitted["model"]["transforms"]["steps"]],
+        "base": base[0] if base else None,
+        "step_sizes": [record["step_size"] for record in records],
+        "rounds": [
+            one["kind"] + ("" if one["accepted"] else " (rejected)")
+            for one in fitted["rounds"]
+        ],
+        "validation_score": scores[-1] if scores else None,
+    }
+
+
+def _features(state: Mapping[str, Any]) -> dict[str, Any]:
+    table = state["table"]
+    dtypes, names = table["dtypes"], table["names"]
+    coded = table["categories"]["columns"]
+    features: list[dict[str, Any]] = []
+    for j, dtype in enumerate(dtypes):
+        feature = {"name": j if names is None else names[j], "type": dtype}
+        if str(j) in coded:
+            column = coded[str(j)]
+            feature.update(type=column["type"], categories=column["values"])
+        features.append(feature)
+    return {"container": table["container"], "features": features}
+
+
+def _plain(value: Any, shapes: Mapping[str, tuple], depth: int = 0) -> Any:
+    """A packed state as dicts, lists and plain values, with arrays as their shapes."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("it is nested too deeply")
+
+    def inner(value: Any) -> Any:
+        return _plain(value, shapes, depth + 1)
+
+    if isinstance(value, list):
+        return [inner(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"dict"}:
+        return {str(key): inner(one) for key, one in value["dict"]}
+    if value.keys() == {"tuple"}:
+        return [inner(one) for one in value["tuple"]]
+    if value.keys() == {"float"}:
+        return float(value["float"])
+    if value.keys() == {"array"}:
+        return {"shape": list(shapes[value["array"]])}
+    if value.keys() == {"object", "state"}:
+        return {"class": str(value["object"]), **inner(value["state"])}
+    return dict(value)

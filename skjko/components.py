@@ -122,7 +122,10 @@ class VelocityField(Component):
         return clone(self)
 
     def build(
-        self, n_features: int, generator: torch.Generator | None = None
+        self,
+        n_features: int,
+        generator: torch.Generator | None = None,
+        **context: int,
     ) -> torch.nn.Module:
         """Return a new field for some number of features.
 
@@ -132,6 +135,10 @@ class VelocityField(Component):
             Dimension d of the positions.
         generator : torch.Generator, optional
             Source of random weights.
+        **context
+            `n_context`, the number of columns of the context, if there is one: only
+            of `JKOFlowConditionalDensity`. A field for `JKOFlowDensity` need not take
+            it.
 
         Returns
         -------
@@ -239,7 +246,10 @@ class MLPField(VelocityField):
         return field
 
     def build(
-        self, n_features: int, generator: torch.Generator | None = None
+        self,
+        n_features: int,
+        generator: torch.Generator | None = None,
+        n_context: int = 0,
     ) -> fields.MLP:
         """Return a new :class:`skjko.flow.fields.MLP`."""
         return fields.MLP(
@@ -248,6 +258,7 @@ class MLPField(VelocityField):
             self.activation,
             float(self.frequency),
             self.time_dependent,
+            n_context,
             generator=generator,
         )
 
@@ -393,15 +404,18 @@ class RungeKutta(Component):
         self.probe_scale = probe_scale
 
 
-def build_on_meta(field: VelocityField, n_features: int) -> torch.nn.Module:
+def build_on_meta(
+    field: VelocityField, n_features: int, n_context: int = 0
+) -> torch.nn.Module:
     """Return a field without memory for its weights, of any size that is asked for.
 
     Of a user's own, which may hold more than its state does, it is built in memory.
     """
+    context = {"n_context": n_context} if n_context else {}
     if not isinstance(field, MLPField):
-        return field.build(n_features)
+        return field.build(n_features, **context)
     try:
         with torch.device("meta"):
-            return field.build(n_features)
+            return field.build(n_features, **context)
     except RuntimeError as error:
         raise ValueError(f"no field of {field!r} can be built ({error})") from error

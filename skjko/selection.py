@@ -131,7 +131,7 @@ class Selection:
         """A candidate with some maps in front of the whitening."""
         chains, folds, config = [], [], self._config
         for (X, weight), validation in self._splits:
-            chain, mapped = fit_chain(config.support, maps, X, weight)
+            chain, mapped = fit_chain(config, maps, X, weight)
             chains.append(chain)
             if name in ("asinh", "mixtures") and not chain.find(type(maps[0])):
                 return None
@@ -182,9 +182,12 @@ class Selection:
         return candidate, start
 
 
-def fit_chain(support, maps, X, weight):
+def fit_chain(config, maps, X, weight):
     """Return fitted bounds, maps and whitening, and what they map X to."""
-    steps = [] if support.bounds.is_identity_ else [support.bounds]
+    bounds = config.support.bounds
+    steps = [] if bounds.is_identity_ else [bounds]
+    if config.location_scale is not None:
+        steps.append(config.location_scale)
     steps += [clone(step) for step in maps]
     if not any(isinstance(step, Whitening) for step in maps):
         steps.append(Whitening())
@@ -193,7 +196,7 @@ def fit_chain(support, maps, X, weight):
 
 def plain_candidate(splits, config):
     """Return the candidate without maps in front of the whitening."""
-    chains = [fit_chain(config.support, [], *train)[0] for train, _ in splits]
+    chains = [fit_chain(config, [], *train)[0] for train, _ in splits]
     folds = [
         fold_of(chain, *train, validation, config.device)
         for chain, (train, validation) in zip(chains, splits, strict=True)

@@ -82,7 +82,7 @@ def _why(density):
     ):
         if len(which):
             yield f"{what}: {_features(which, names)}"
-    n_degenerate = density.transforms_.n_degenerate_
+    n_degenerate = density.transforms_.n_degenerate_ - density.transforms_.n_context_
     if n_degenerate:
         yield f"{_plural(n_degenerate, 'degenerate direction')}, outside of the flow"
     chosen = [c for c in density.selection_ if c.chosen]

@@ -126,6 +126,24 @@ class Support:
             grid = DiscreteGrid(start, step)
         return cls(grid, lower, upper, _seen(X, grid))
 
+    def with_context(self, n_context: int) -> "Support":
+        """Return the support of samples with more columns, of a condition.
+
+        Parameters
+        ----------
+        n_context : int
+            Number of columns, which have neither bounds nor steps.
+
+        Returns
+        -------
+        support : Support
+            Of all columns.
+        """
+        none, infinite = np.zeros(n_context), np.full(n_context, np.inf)
+        grid = DiscreteGrid(np.r_[self.grid.start, none], np.r_[self.grid.step, none])
+        bounds = np.r_[self.lower, -infinite], np.r_[self.upper, infinite]
+        return Support(grid, *bounds, self.seen)
+
     def round(self, X: Floats, lower: Floats, upper: Floats) -> Floats:
         """Move values to the nearest that samples can have.
 

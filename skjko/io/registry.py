@@ -6,7 +6,8 @@ import dataclasses
 
 from torch.nn import Module
 
-from skjko import components
+from skjko import components, regression
+from skjko.condition import Condition, Encoder
 from skjko.data.categories import Categories
 from skjko.data.frames import Table
 from skjko.fitted import Fitted
@@ -20,6 +21,7 @@ from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain
 from skjko.transforms.bounds import Bounds
 from skjko.transforms.discrete import DiscreteGrid
+from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.radial import Radial
@@ -34,6 +36,7 @@ CLASSES: dict[str, type] = {
         Asinh,
         Bounds,
         Chain,
+        LocationScale,
         MarginalMixtures,
         MixtureMap,
         Radial,
@@ -42,13 +45,19 @@ CLASSES: dict[str, type] = {
         BlockResult,
         CandidateRecord,
         Categories,
+        Condition,
         Discretization,
         DiscreteGrid,
+        Encoder,
         Fitted,
         Model,
         Round,
         Support,
         Table,
+        regression.Process,
+        regression.Ridge,
+        regression.Stack,
+        regression.Trees,
     )
 }
 """All classes that need no trust: making one of them runs no code of the file."""

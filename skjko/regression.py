@@ -256,7 +256,7 @@ def process(X: Floats, y: Floats, weight: Floats, folds: list[Fold], rng):
 
     Hyperparameters maximize the marginal likelihood of some of the samples.
     """
-    n, d = X.shape
+    n = len(X)
     noise_ratio = weight.mean() / weight
     theta = _hyperparameters(X, y, noise_ratio, rng)
     amplitude, slope, noise = np.exp(2 * theta[:3]).tolist()

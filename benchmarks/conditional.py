@@ -170,7 +170,7 @@ def report(rows):
         def told(key, digits, some=some):
             values = np.array([r[key] for r in some if key in r])
             if not len(values):
-                return "–"
+                return "-"
             error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0
             return f"{values.mean():.{digits}f} ± {error:.{digits}f}"
 
@@ -189,7 +189,9 @@ def main():
     parser.add_argument("--tables", default=TABLES)
     parser.add_argument("--methods", default="skjko,no blocks,boosted quantiles")
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--first", type=int, default=0, help="number of the first split")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first split"
+    )
     parser.add_argument("--limit", type=float, default=np.inf, help="seconds in all")
     parser.add_argument("--out", help="file that gets a line of JSON for each result")
     parser.add_argument("--report", help="file of such lines; nothing is run")

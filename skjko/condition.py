@@ -16,9 +16,9 @@ from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain, is_array
 from skjko.typing import Floats, State
 
-# Folds that locations are predicted out of, of few samples and of many; folds of
-# regressions that need no fit for each; and the least samples for a regression.
-_N_FOLDS, _N_FOLDS_LARGE, _N_FINE, _MIN_SAMPLES, _LARGE = 8, 5, 20, 20, 1000
+# Folds that locations are predicted out of; folds of regressions that need no fit for
+# each; and the least samples for a regression.
+_N_FOLDS, _N_FINE, _MIN_SAMPLES = 5, 20, 20
 # A residual counts as at least this share of their mean: none is known exactly.
 _LEAST_SIZE = 1e-3
 
@@ -155,9 +155,8 @@ class Condition:
         n_groups = n if groups is None else len(np.unique(groups))
         if self.regressor is not None and n_groups >= _MIN_SAMPLES and Z.shape[1]:
             seed = rng.randint(2**31 - 1)
-            n_folds = _N_FOLDS if n < _LARGE else _N_FOLDS_LARGE
             folds, fine = (
-                _folds(n, groups, min(k, n_groups), seed) for k in (n_folds, _N_FINE)
+                _folds(n, groups, min(k, n_groups), seed) for k in (_N_FOLDS, _N_FINE)
             )
             for j in range(d):
                 t, draws = T[:, j], np.random.RandomState([seed, j])

@@ -358,6 +358,8 @@ class JKOFlowConditionalDensity(
         rows, weight, groups = repeats.distinct(
             rows, weight, groups, np.r_[support.grid.step == 0, is_continuous]
         )
+        # Copies and weights that mean the same are the same to the last bit.
+        weight = weight / weight.max()
         X, Y = rows[:, d:], rows[:, :d]
         n_effective = repeats.effective_number(weight, groups)
         rng = np.random.RandomState(self._seed())

@@ -275,7 +275,7 @@ class ConditionalMethods(FittedFlow, CheckedInput):
             Y[where] = part
         return self._shaped(self._rounded(Y.reshape(shape)))
 
-    def transform(self, X: ArrayLike, y: ArrayLike) -> Floats:
+    def to_latent(self, X: ArrayLike, y: ArrayLike) -> Floats:
         """Map targets to the standard normal distribution, given X.
 
         Parameters
@@ -295,7 +295,7 @@ class ConditionalMethods(FittedFlow, CheckedInput):
         self.support_.check(rows[:, : self.n_outputs_], self._table, "y")
         return without_nan(self._scorer.forward(rows), "y")
 
-    def inverse_transform(self, X: ArrayLike, Z: ArrayLike) -> Floats:
+    def from_latent(self, X: ArrayLike, Z: ArrayLike) -> Floats:
         """Map latent positions back to targets, given X.
 
         Parameters

@@ -19,6 +19,7 @@ from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.radial import Radial
+from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
 
 # Shares of the time left that a slice of the candidates may take: mixtures with few
@@ -187,7 +188,8 @@ def fit_chain(config, maps, X, weight):
     bounds = config.support.bounds
     steps = [] if bounds.is_identity_ else [bounds]
     if config.location_scale is not None:
-        steps.append(config.location_scale)
+        # A residual far out may come, even if none has come yet.
+        steps += [config.location_scale, StudentT()]
     steps += [clone(step) for step in maps]
     if not any(isinstance(step, Whitening) for step in maps):
         steps.append(Whitening())

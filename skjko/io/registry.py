@@ -25,6 +25,7 @@ from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.radial import Radial
+from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
 
 CLASSES: dict[str, type] = {
@@ -40,6 +41,7 @@ CLASSES: dict[str, type] = {
         MarginalMixtures,
         MixtureMap,
         Radial,
+        StudentT,
         Whitening,
         BlockRecord,
         BlockResult,

@@ -9,6 +9,7 @@ from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.radial import Radial
+from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MarginalMixtures",
     "MixtureMap",
     "Radial",
+    "StudentT",
     "Transform",
     "Whitening",
 ]

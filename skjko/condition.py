@@ -227,9 +227,9 @@ class Condition:
         """Return what `from_state` needs; raise a ValueError for a user's regressor."""
         if not all(isinstance(one, Stack) for one in self.locations):
             raise ValueError(
-                f"its regressor is a {type(self.regressor).__name__}, which a file "
-                "without pickle cannot hold. Use regressor='auto', or save the "
-                "estimator with pickle, joblib or skops"
+                "A file without pickle cannot hold a regressor of your own, here a "
+                f"{type(self.regressor).__name__}. Use regressor='auto', or save the "
+                "estimator with pickle, joblib or skops."
             )
         names = ("encoder", "locations", "scales", "range")
         return {name: getattr(self, name) for name in names}

@@ -46,13 +46,15 @@ class ConditionalMethods(FittedFlow, CheckedInput):
         self, y: Any, X: NDArray[Any], reset: bool = False, name: str = "y"
     ) -> tuple[Floats, Table]:
         """Targets as an array of two dimensions, and the form of their table."""
-        if hasattr(y, "to_frame"):
+        is_series = hasattr(y, "to_frame")
+        if is_series:
             y = y.to_frame()
-        is_single = not hasattr(y, "columns") and np.ndim(y) == 1
-        if is_single:
-            y = np.asarray(y).reshape(-1, 1)
-        elif hasattr(y, "columns"):
-            is_single = y.shape[1] == 1 and bool(reset or self._is_single)
+        if hasattr(y, "columns"):
+            is_single = is_series
+        else:
+            y = np.asarray(y)
+            is_single = y.ndim == 1
+            y = y.reshape(-1, 1) if is_single else y
         Y = np.asarray(self._numbers(y, name), dtype=np.float64)
         check_consistent_length(X, Y)
         check_values(Y, type(self).__name__, name, y)
@@ -204,10 +206,10 @@ class ConditionalMethods(FittedFlow, CheckedInput):
 
         Returns
         -------
-        y : ndarray of shape (n_samples,), (n_samples, n_quantiles) or with n_outputs \
-                at the end
-            Of one target by the exact inverse of `cdf`; of several the marginal
-            quantiles of 512 fixed samples. Discrete targets have their own values.
+        y : ndarray of shape (n_samples,) or (n_samples, n_quantiles)
+            Of one target by the exact inverse of `cdf`. Of several targets, with one
+            more axis of size n_outputs, the marginal quantiles of 512 fixed samples.
+            Discrete targets have their own values.
         """
         C, q = self._condition(X), np.asarray(q, dtype=np.float64)
         if q.ndim > 1 or not ((q > 0) & (q < 1)).all():
@@ -373,13 +375,12 @@ class ConditionalMethods(FittedFlow, CheckedInput):
             If the regressor is the user's own.
         """
         names = getattr(self, "feature_names_in_", None)
-        condition = self.condition_.get_state()
         return {
             "params": self.get_params(deep=False),
             "n_features_in": int(self.n_features_in_),
             "feature_names_in": None if names is None else [str(n) for n in names],
             "categories": self._categories,
-            "condition": Condition.from_state(condition),
+            "condition": self.condition_,
             "is_single": self._is_single,
             "table": self._table,
             "support": self.support_,

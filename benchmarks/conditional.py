@@ -2,8 +2,9 @@
 
 For every table: the mean of -log p(y | x) of the test samples in nats and units of y,
 its standard error over the splits, coverage of 90 % intervals, CRPS, RMSE of the mean,
-and processor seconds of a fit and of all scores. Beside skjko stand its density without blocks,
-quantiles by gradient boosting (which have no density), and NGBoost if it is installed.
+and processor seconds of a fit and of all scores. Beside skjko stand its density without
+blocks, quantiles by gradient boosting (which have no density), and NGBoost if it is
+installed.
 
     python -m benchmarks.conditional --tables yacht,boston --splits 20 --out rows.jsonl
     python -m benchmarks.conditional --report rows.jsonl

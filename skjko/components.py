@@ -122,10 +122,7 @@ class VelocityField(Component):
         return clone(self)
 
     def build(
-        self,
-        n_features: int,
-        generator: torch.Generator | None = None,
-        **context: int,
+        self, n_features: int, generator: torch.Generator | None = None
     ) -> torch.nn.Module:
         """Return a new field for some number of features.
 
@@ -135,10 +132,6 @@ class VelocityField(Component):
             Dimension d of the positions.
         generator : torch.Generator, optional
             Source of random weights.
-        **context
-            `n_context`, the number of columns of the context, if there is one: only
-            of `JKOFlowConditionalDensity`. A field for `JKOFlowDensity` need not take
-            it.
 
         Returns
         -------
@@ -148,6 +141,11 @@ class VelocityField(Component):
             It should start as the zero field. A method `dynamics(context)`, if there
             is one, returns `(t, x) -> (velocity, divergence)` with the exact
             divergence, which otherwise takes d Jacobian-vector products.
+
+        Notes
+        -----
+        For `JKOFlowConditionalDensity` it needs one more parameter, `n_context=0`, the
+        number of columns of the context.
         """
         raise NotImplementedError
 
@@ -412,10 +410,11 @@ def build_on_meta(
     Of a user's own, which may hold more than its state does, it is built in memory.
     """
     context = {"n_context": n_context} if n_context else {}
+    build: Any = field.build
     if not isinstance(field, MLPField):
-        return field.build(n_features, **context)
+        return build(n_features, **context)
     try:
         with torch.device("meta"):
-            return field.build(n_features, **context)
+            return build(n_features, **context)
     except RuntimeError as error:
         raise ValueError(f"no field of {field!r} can be built ({error})") from error

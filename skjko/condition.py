@@ -11,7 +11,8 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils.validation import has_fit_parameter
 
 from skjko import regression
-from skjko.regression import Fold, Stack
+from skjko.predictors import Stack
+from skjko.regression import Fold
 from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain, is_array
 from skjko.typing import Floats, State
@@ -32,7 +33,7 @@ class Encoder:
         Number of categories of each column, 0 for numbers.
     """
 
-    def __init__(self, counts):
+    def __init__(self, counts: NDArray[np.int_]) -> None:
         self.counts = counts
 
     def fit(self, X: Floats, weight: Floats) -> Self:
@@ -119,7 +120,7 @@ class Condition:
         Least and greatest logarithm of a scale.
     """
 
-    def __init__(self, regressor):
+    def __init__(self, regressor: Any) -> None:
         self.regressor = regressor
 
     def fit(
@@ -174,10 +175,17 @@ class Condition:
         self.range = np.array([L.min(axis=0), L.max(axis=0)])
         return np.hstack([M, L, self.encoder.clip(Z)])
 
-    def _by_users(self, raw, t, weight, folds, rng):
+    def _by_users(
+        self,
+        raw: Floats,
+        t: Floats,
+        weight: Floats,
+        folds: list[Fold],
+        rng: np.random.RandomState,
+    ) -> tuple[Any, Floats]:
         """The user's regressor fitted to all samples, and predictions out of folds."""
 
-        def fitted(rows):
+        def fitted(rows: NDArray[np.int_]) -> Any:
             one = clone(self.regressor)
             for name, value in one.get_params().items():
                 if name.endswith("random_state") and value is None:
@@ -257,7 +265,9 @@ class Condition:
         return self
 
 
-def _folds(n, groups, n_folds, seed) -> list[Fold]:
+def _folds(
+    n: int, groups: NDArray[np.int_] | None, n_folds: int, seed: int
+) -> list[Fold]:
     """Pairs of the numbers of the samples of a fold's training and of its rest."""
     kind = KFold if groups is None else GroupKFold
     folds = kind(n_folds, shuffle=True, random_state=seed)

@@ -404,7 +404,8 @@ class JKOFlowConditionalDensity(
 
     def _parsed(self) -> tuple[Any, Any]:
         """Bounds and steps in the form that several columns have."""
-        bounds, discrete = self.bounds, self.discrete
+        bounds: Any = self.bounds
+        discrete: Any = self.discrete
         is_pair = not (bounds is None or isinstance(bounds, dict)) and len(bounds) == 2
         if is_pair and all(b is None or isinstance(b, Real) for b in bounds):
             bounds = [tuple(bounds)] * self.n_outputs_

@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,23 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
+from skjko.components import VelocityField
 from skjko.fitted import Fitted
 from skjko.flow import devices
 from skjko.flow.records import BlockRecord
 from skjko.flow.step_selection import Discretization
 from skjko.model import Model
 from skjko.summary import summarize, to_html
-from skjko.typing import Floats
+from skjko.typing import Floats, State
 
 
 class FittedFlow:
     """What a fit leaves on an estimator."""
 
     device: str
+    field_: VelocityField
+    validation_scores_: Floats | None
+    get_params: Callable[..., State]
     _model: Model
 
     @property
@@ -45,10 +50,10 @@ class FittedFlow:
         self.n_iter_per_block_ = np.array([r.n_iter for r in records], dtype=int)
         self.n_iter_ = max(1, sum(r.n_iter for r in trained))
         self.loss_curve_ = [loss for r in trained for loss in r.losses]
-        first, *last = fitted.base_scores or [None]
-        self.validation_scores_ = _scores(first, records)
-        if self.base_ is not None:
-            self.validation_scores_ = np.append(self.validation_scores_, last)
+        first = fitted.base_scores[0] if fitted.base_scores else None
+        self.validation_scores_ = scores = _scores(first, records)
+        if self.base_ is not None and scores is not None:
+            self.validation_scores_ = np.append(scores, fitted.base_scores[1:])
         self.selection_ = [Bunch(**vars(record)) for record in fitted.candidates]
         self.history_ = [
             Bunch(
@@ -80,11 +85,11 @@ class FittedFlow:
 
     def _repr_html_inner(self) -> str:
         """HTML of the parameters, and of the fitted model if there is one."""
-        return to_html(self, super()._repr_html_inner())
+        return to_html(self, super()._repr_html_inner())  # type: ignore[misc]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         """Text and HTML for notebooks."""
-        bundle = super()._repr_mimebundle_(**kwargs)
+        bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
         if "text/html" in bundle:
             bundle["text/html"] = to_html(self, bundle["text/html"])
         return bundle

@@ -1,24 +1,21 @@
 """Regression of a location or of a scale, with predictions out of the folds.
 
-A conditional density starts from these: the flow learns what they leave. Models are
-arrays, so that a file can hold them.
+A conditional density starts from these: the flow learns what they leave.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize, nnls
-from scipy.spatial.distance import cdist
 from sklearn.tree import ExtraTreeRegressor
 
-from skjko.transforms.base import is_array, is_int
+from skjko.predictors import Process, Ridge, Stack, Trees
 from skjko.typing import Floats
 
+Draws = np.random.RandomState
 Fold = tuple[NDArray[np.int_], NDArray[np.int_]]
 
 # Boosting: learning rate, trees at most, samples that a tree sees at most, and trees
@@ -38,194 +35,9 @@ _N_LEARN, _N_PROCESS = 500, 2000
 _LOWEST, _HIGHEST = -7.0, 5.0
 
 
-@dataclass
-class Trees:
-    """Sum of regression trees.
-
-    Attributes
-    ----------
-    start : float
-        Prediction without any tree.
-    roots : ndarray of int of shape (n_trees,)
-    feature, left, right : ndarray of int of shape (n_nodes,)
-        The nodes of all trees. A leaf has itself as its children.
-    threshold, value : ndarray of shape (n_nodes,)
-    depth : int
-        Of the deepest tree.
-    """
-
-    start: float
-    roots: np.ndarray
-    feature: np.ndarray
-    left: np.ndarray
-    right: np.ndarray
-    threshold: np.ndarray
-    value: np.ndarray
-    depth: int
-
-    @classmethod
-    def of(cls, start: float, trees: list[tuple[ExtraTreeRegressor, Floats]]):
-        """Return the sum of fitted trees, each with the values of its nodes."""
-        parts, roots, n, depth = [], [], 0, 0
-        for one, value in trees:
-            tree = one.tree_
-            own = np.arange(tree.node_count)
-            is_leaf = tree.children_left < 0
-            left = n + np.where(is_leaf, own, tree.children_left)
-            right = n + np.where(is_leaf, own, tree.children_right)
-            feature = np.where(is_leaf, 0, tree.feature)
-            parts.append((feature, left, right, tree.threshold, value))
-            roots.append(n)
-            n, depth = n + tree.node_count, max(depth, int(tree.max_depth))
-        if not parts:
-            none, nothing = np.zeros(0, int), np.zeros(0)
-            return cls(start, none, none, none, none, nothing, nothing, 0)
-        feature, left, right, threshold, values = map(
-            np.concatenate, zip(*parts, strict=True)
-        )
-        roots_ = np.array(roots)
-        return cls(start, roots_, feature, left, right, threshold, values, depth)
-
-    def predict(self, X: Floats) -> Floats:
-        """Return one value a sample."""
-        total = np.full(len(X), self.start)
-        # Thresholds are between numbers in single precision.
-        X, rows = X.astype(np.float32), np.arange(len(X))
-        for root in self.roots:
-            node = np.full(len(X), root)
-            for _ in range(self.depth):
-                below = X[rows, self.feature[node]] <= self.threshold[node]
-                node = np.where(below, self.left[node], self.right[node])
-            total += self.value[node]
-        return total
-
-    def check(self, n_features: int) -> None:
-        """Raise a ValueError if these are no trees of so many features."""
-        n = np.size(self.value)
-        numbers = (self.feature, self.left, self.right)
-        if not (
-            np.isfinite(self.start)
-            and is_array(self.roots, (None,), "i")
-            and all(is_array(a, (n,), "i") for a in numbers)
-            and all(is_array(a, (n,)) for a in (self.threshold, self.value))
-            and all(((a >= 0) & (a < n)).all() for a in (self.left, self.right))
-            and ((self.roots >= 0) & (self.roots < n)).all()
-            and ((self.feature >= 0) & (self.feature < n_features)).all()
-            and is_int(self.depth, 0, 64)
-        ):
-            raise ValueError("the trees of a regression are none")
-
-
-@dataclass
-class Ridge:
-    """Linear regression.
-
-    Attributes
-    ----------
-    coefficients : ndarray of shape (n_features,)
-    intercept : float
-    """
-
-    coefficients: np.ndarray
-    intercept: float
-
-    def predict(self, X: Floats) -> Floats:
-        """Return one value a sample."""
-        # A sum a sample: the result does not depend on the samples beside it.
-        return (X * self.coefficients).sum(axis=1) + self.intercept
-
-    def check(self, n_features: int) -> None:
-        """Raise a ValueError if this is no regression on so many features."""
-        good = is_array(self.coefficients, (n_features,))
-        if not (good and np.isfinite(self.intercept)):
-            raise ValueError("the coefficients of a regression are none")
-
-
-@dataclass
-class Process:
-    """Mean of a Gaussian process, with a linear and a Matern 5/2 kernel.
-
-    Attributes
-    ----------
-    points : ndarray of shape (n_points, n_features)
-        In length scales.
-    weights : ndarray of shape (n_points,)
-    lengths : ndarray of shape (n_features,)
-    amplitude, slope : float
-        Variances of the two kernels.
-    """
-
-    points: np.ndarray
-    weights: np.ndarray
-    lengths: np.ndarray
-    amplitude: float
-    slope: float
-
-    def kernel(self, A: Floats, B: Floats) -> Floats:
-        """Return covariances of points in length scales."""
-        r = np.sqrt(5) * cdist(A, B)
-        matern = (1 + r + r**2 / 3) * np.exp(-r)
-        unscaled = (A * self.lengths) @ (B * self.lengths).T
-        return self.amplitude * matern + self.slope * (1 + unscaled)
-
-    def predict(self, X: Floats) -> Floats:
-        """Return one value a sample."""
-        parts = []
-        A = X / self.lengths
-        linear = self.slope * (self.points * self.lengths).T @ self.weights
-        constant = self.slope * self.weights.sum()
-        for i in range(0, len(A), 1024):
-            r = np.sqrt(5) * cdist(A[i : i + 1024], self.points)
-            matern = self.amplitude * (1 + r + r**2 / 3) * np.exp(-r)
-            parts.append((matern * self.weights).sum(axis=1))
-        affine = (X * linear).sum(axis=1) + constant
-        return np.concatenate([*parts, np.zeros(0)]) + affine
-
-    def check(self, n_features: int) -> None:
-        """Raise a ValueError if this is no process on so many features."""
-        if not (
-            is_array(self.lengths, (n_features,))
-            and (self.lengths > 0).all()
-            and is_array(self.points, (None, n_features))
-            and is_array(self.weights, (len(self.points),))
-            and np.isfinite([self.amplitude, self.slope]).all()
-        ):
-            raise ValueError("the parameters of a Gaussian process are none")
-
-
-@dataclass
-class Stack:
-    """Weighted sum of regressions.
-
-    Attributes
-    ----------
-    models : list
-    weights : ndarray of shape (n_models,)
-    """
-
-    models: list
-    weights: np.ndarray
-
-    def predict(self, X: Floats) -> Floats:
-        """Return one value a sample."""
-        total = np.zeros(len(X))
-        for model, weight in zip(self.models, self.weights, strict=True):
-            total += weight * model.predict(X)
-        return total
-
-    def check(self, n_features: int) -> None:
-        """Raise a ValueError if these are no regressions on so many features."""
-        kinds = (Trees, Ridge, Process)
-        if not (
-            all(isinstance(model, kinds) for model in self.models)
-            and is_array(self.weights, (len(self.models),))
-        ):
-            raise ValueError("the regressions of a stack are none")
-        for model in self.models:
-            model.check(n_features)
-
-
-def ridge(X: Floats, y: Floats, weight: Floats, folds: list[Fold]):
+def ridge(
+    X: Floats, y: Floats, weight: Floats, folds: list[Fold]
+) -> tuple[Ridge, Floats]:
     """Return a ridge regression, and its predictions out of the folds.
 
     The penalty is the one with the least error there.
@@ -251,7 +63,9 @@ def ridge(X: Floats, y: Floats, weight: Floats, folds: list[Fold]):
     return model, every[:, best].copy()
 
 
-def process(X: Floats, y: Floats, weight: Floats, folds: list[Fold], rng):
+def process(
+    X: Floats, y: Floats, weight: Floats, folds: list[Fold], rng: Draws
+) -> tuple[Process, Floats]:
     """Return the mean of a Gaussian process, and its predictions out of the folds.
 
     Hyperparameters maximize the marginal likelihood of some of the samples.
@@ -328,7 +142,9 @@ def _hyperparameters(X, y, noise_ratio, rng):
     return found.x
 
 
-def boosting(X: Floats, y: Floats, weight: Floats, folds: list[Fold], rng, loss):
+def boosting(
+    X: Floats, y: Floats, weight: Floats, folds: list[Fold], rng: Draws, loss: str
+) -> tuple[Trees, Floats]:
     """Return boosted trees, and their predictions out of the folds.
 
     Parameters
@@ -413,7 +229,9 @@ def _loss(loss, y, predicted, weight):
     return weight @ (predicted + y * np.exp(-predicted))
 
 
-def log_linear(X: Floats, y: Floats, weight: Floats, folds: list[Fold]):
+def log_linear(
+    X: Floats, y: Floats, weight: Floats, folds: list[Fold]
+) -> tuple[Ridge, Floats]:
     """Return a linear regression of log E y, and its predictions out of the folds."""
     start = float(np.log(np.average(y, weights=weight)))
 
@@ -430,7 +248,7 @@ def log_linear(X: Floats, y: Floats, weight: Floats, folds: list[Fold]):
 
         return minimize(loss, b, jac=True, method="L-BFGS-B").x
 
-    best, model, kept = np.inf, None, None
+    best = np.inf
     zero = np.r_[start, np.zeros(X.shape[1])]
     for penalty in _GAMMA_PENALTIES:
         out, whole = np.empty(len(y)), solve(np.arange(len(y)), penalty, zero)
@@ -444,8 +262,13 @@ def log_linear(X: Floats, y: Floats, weight: Floats, folds: list[Fold]):
 
 
 def location(
-    X: Floats, y: Floats, weight: Floats, folds: list[Fold], fine: list[Fold], rng
-):
+    X: Floats,
+    y: Floats,
+    weight: Floats,
+    folds: list[Fold],
+    fine: list[Fold],
+    rng: Draws,
+) -> tuple[Stack, Floats]:
     """Return a stack of regressions of y, and its predictions out of the folds.
 
     Parameters
@@ -478,7 +301,9 @@ def location(
     return model, outs[:, kept] @ shares[kept]
 
 
-def scale(X: Floats, size: Floats, weight: Floats, folds: list[Fold], rng):
+def scale(
+    X: Floats, size: Floats, weight: Floats, folds: list[Fold], rng: Draws
+) -> tuple[Stack, Floats]:
     """Return a stack of regressions of log E size, and what it is out of the folds.
 
     Without any gain out of the folds the scale is constant. Parameters and results are

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skjko import JKOFlowConditionalDensity, MLPField
-from skjko.regression import Stack
+from skjko.predictors import Stack
 from skjko.transforms import Chain, LocationScale, StudentT
 from tests.helpers import QUICK
 

@@ -6,7 +6,7 @@ import dataclasses
 
 from torch.nn import Module
 
-from skjko import components, regression
+from skjko import components, predictors
 from skjko.condition import Condition, Encoder
 from skjko.data.categories import Categories
 from skjko.data.frames import Table
@@ -56,10 +56,10 @@ CLASSES: dict[str, type] = {
         Round,
         Support,
         Table,
-        regression.Process,
-        regression.Ridge,
-        regression.Stack,
-        regression.Trees,
+        predictors.Process,
+        predictors.Ridge,
+        predictors.Stack,
+        predictors.Trees,
     )
 }
 """All classes that need no trust: making one of them runs no code of the file."""

@@ -117,7 +117,7 @@ def _fit(x: Floats, weight: Floats) -> tuple[float, float, float]:
         return float(centre), largest, _MOST
     u = (x - centre) / width
 
-    def loss(p):
+    def loss(p: Floats) -> float:
         centre, log_width, log_freedom = p
         v, s = np.exp(log_freedom), np.exp(log_width)
         t = (u - centre) / s

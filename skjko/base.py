@@ -23,12 +23,11 @@ from sklearn.utils.validation import (
 from skjko.components import VelocityField, build_on_meta
 from skjko.data.frames import Table
 from skjko.fitted import Fitted
+from skjko.fitted_flow import FittedFlow
 from skjko.flow import devices
 from skjko.flow.blocks import Block, Flow
 from skjko.flow.step_selection import Discretization
 from skjko.inputs import CheckedInput, warn_user, without_nan
-from skjko.model import Model
-from skjko.summary import summarize, to_html
 from skjko.support import Support
 from skjko.transforms.base import is_int
 from skjko.typing import ArrayOrFrame, Floats, Seed, State
@@ -36,13 +35,10 @@ from skjko.typing import ArrayOrFrame, Floats, Seed, State
 E = TypeVar("E", bound=BaseEstimator)
 
 
-class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+class FlowEstimator(
+    FittedFlow, CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+):
     """Methods of a fitted estimator that has a `Model` and a `Table`."""
-
-    @property
-    def _scorer(self) -> Model:
-        """The model where scores are computed."""
-        return self._model.to(devices.for_scoring(self.device))
 
     def _validated(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self)
@@ -236,30 +232,6 @@ class FlowEstimator(CheckedInput, ClassNamePrefixFeaturesOutMixin, TransformerMi
         X = self._validated_inside(X)
         return self._scorer.solver_error(X)
 
-    def summary(self) -> str:
-        """Describe the fitted model in words.
-
-        Returns
-        -------
-        summary : str
-            What the density is and why: the transforms that were chosen, the mixture,
-            and what each block moved and gained. Scores are mean log-densities of the
-            validation samples in nats; higher is better.
-        """
-        check_is_fitted(self)
-        return summarize(self)
-
-    def _repr_html_inner(self) -> str:
-        """HTML of the parameters, and of the fitted model if there is one."""
-        return to_html(self, super()._repr_html_inner())
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        """Text and HTML for notebooks."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if "text/html" in bundle:
-            bundle["text/html"] = to_html(self, bundle["text/html"])
-        return bundle
-
     def get_state(self) -> State:
         """Return everything that is saved of the fitted estimator.
 
@@ -361,11 +333,6 @@ def weighted_mean(values: Floats, weight: Floats) -> float:
         raise ValueError("sample_weight is zero for all samples: they have no mean.")
     # Divided by the largest, so that their sum cannot overflow.
     return float(np.average(values[counts], weights=weight[counts] / weight.max()))
-
-
-def log_density(estimator: FlowEstimator, X: NDArray[Any]) -> Floats:
-    """Return log-densities of samples that are validated already, without warnings."""
-    return estimator._scorer.log_density(X)
 
 
 def table_of(estimator: FlowEstimator) -> Table:

@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -223,24 +224,32 @@ def fold_of(chain, X, weight, validation, device, mapped=None):
         return Fold(train)
     V, val_weight = validation
     Y, log_det = chain.forward(V)
-    n_active = V.shape[1] - chain.n_degenerate_
-    log_det = log_det + normal_log_prob(Y[:, n_active:])
+    n_active, end = V.shape[1] - chain.n_degenerate_, V.shape[1] - chain.n_context_
+    log_det = log_det + normal_log_prob(Y[:, n_active:end])
     to = partial(torch.as_tensor, dtype=torch.float32, device=device)
-    samples = Samples(to(Y[:, :n_active].copy()), to(val_weight / val_weight.mean()))
+    samples = Samples(
+        to(Y[:, :n_active].copy()),
+        to(val_weight / val_weight.mean()),
+        to(Y[:, end:].copy()) if chain.n_context_ else None,
+    )
     return Fold(train, samples, to(log_det))
 
 
 def train_samples(chain, X, weight, device, mapped=None):
     """Return samples behind a chain in single precision, on the device or on disk."""
-    n_active = X.shape[1] - chain.n_degenerate_
+    n_active, end = X.shape[1] - chain.n_degenerate_, X.shape[1] - chain.n_context_
     x = chunks.empty((len(X), n_active), np.float32)
     relative = chunks.empty((len(X),), np.float32)
+    context = chunks.empty((len(X), chain.n_context_), np.float32)
     mean = weight.mean()
     for where, rows in chunks.in_float64(X):
         Y = chain.forward(rows)[0] if mapped is None else mapped[where]
         x[where] = Y[:, :n_active]
         relative[where] = weight[where] / mean
-    tensors = torch.from_numpy(x), torch.from_numpy(relative)
+        context[where] = Y[:, end:]
+    tensors = [torch.from_numpy(x), torch.from_numpy(relative)]
+    if chain.n_context_:
+        tensors.append(torch.from_numpy(context))
     if chunks.fits_memory(x.shape, x.dtype):
         return Samples(*(tensor.to(device) for tensor in tensors))
     return Samples(*tensors, to=device)
@@ -254,7 +263,7 @@ def _mapped(fold, one):
 
     x = fold.validation.x
     Y, log_det = one.forward(x.double().cpu().numpy())
-    validation = Samples(torch.from_numpy(Y).to(x), fold.validation.weight)
+    validation = replace(fold.validation, x=torch.from_numpy(Y).to(x))
     total = fold.log_det + torch.from_numpy(log_det).to(x)
     return Fold(lambda: fold.train.map(forward), validation, total)
 

@@ -141,6 +141,11 @@ class VelocityField(Component):
             It should start as the zero field. A method `dynamics(context)`, if there
             is one, returns `(t, x) -> (velocity, divergence)` with the exact
             divergence, which otherwise takes d Jacobian-vector products.
+
+        Notes
+        -----
+        For `JKOFlowConditionalDensity` it needs one more parameter, `n_context=0`, the
+        number of columns of the context.
         """
         raise NotImplementedError
 
@@ -239,7 +244,10 @@ class MLPField(VelocityField):
         return field
 
     def build(
-        self, n_features: int, generator: torch.Generator | None = None
+        self,
+        n_features: int,
+        generator: torch.Generator | None = None,
+        n_context: int = 0,
     ) -> fields.MLP:
         """Return a new :class:`skjko.flow.fields.MLP`."""
         return fields.MLP(
@@ -248,6 +256,7 @@ class MLPField(VelocityField):
             self.activation,
             float(self.frequency),
             self.time_dependent,
+            n_context,
             generator=generator,
         )
 
@@ -393,15 +402,19 @@ class RungeKutta(Component):
         self.probe_scale = probe_scale
 
 
-def build_on_meta(field: VelocityField, n_features: int) -> torch.nn.Module:
+def build_on_meta(
+    field: VelocityField, n_features: int, n_context: int = 0
+) -> torch.nn.Module:
     """Return a field without memory for its weights, of any size that is asked for.
 
     Of a user's own, which may hold more than its state does, it is built in memory.
     """
+    context = {"n_context": n_context} if n_context else {}
+    build: Any = field.build
     if not isinstance(field, MLPField):
-        return field.build(n_features)
+        return build(n_features, **context)
     try:
         with torch.device("meta"):
-            return field.build(n_features)
+            return build(n_features, **context)
     except RuntimeError as error:
         raise ValueError(f"no field of {field!r} can be built ({error})") from error

@@ -2,10 +2,14 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+from functools import partial
+from numbers import Integral, Real
+
 import numpy as np
 import torch
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from skjko.components import JKOSchedule, MLPField, RungeKutta
+from skjko.components import JKOSchedule, MLPField, RungeKutta, VelocityField
 from skjko.data.splits import CROSS_VALIDATION_SAMPLES
 from skjko.fitted import FitConfig
 from skjko.flow import devices
@@ -29,6 +33,29 @@ _FIXED = (
     "bounds",
     "discrete",
 )
+
+
+CONSTRAINTS = {
+    "init": [StrOptions({"auto", "gaussian", "mixture"})],
+    "transforms": "no_validation",
+    "field": [None, VelocityField],
+    "schedule": [None, JKOSchedule],
+    "solver": [None, RungeKutta],
+    "max_blocks": [Interval(Integral, 0, None, closed="left")],
+    "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+    "alpha": [Interval(Real, 0, None, closed="left")],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "time_limit": [None, Interval(Real, 0, None, closed="neither")],
+    "bounds": [None, "array-like", dict],
+    "discrete": [None, StrOptions({"auto"}), "array-like", dict],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+    "device": [str],
+}
+"""What parameters of a fit can be, as scikit-learn checks them."""
 
 
 def parts(estimator):
@@ -63,7 +90,9 @@ def training_seconds(time_limit):
     return time_limit - max(reserve, _LEAST_RESERVE * time_limit)
 
 
-def fit_config(estimator, n_samples, n_effective, support, earlier=None):
+def fit_config(
+    estimator, n_samples, n_effective, support, earlier=None, location_scale=None
+):
     """Return the configuration of a fit.
 
     Parameters
@@ -76,6 +105,8 @@ def fit_config(estimator, n_samples, n_effective, support, earlier=None):
     support : Support
     earlier : Fitted or None
         The fit to go on from.
+    location_scale : LocationScale or None
+        Of a conditional density.
 
     Returns
     -------
@@ -83,9 +114,11 @@ def fit_config(estimator, n_samples, n_effective, support, earlier=None):
     field : VelocityField
         With concrete parameters.
     """
-    p, d = estimator, estimator.n_features_in_
+    p, d = estimator, len(support.lower)
     spec, schedule, solver = parts(p)
-    field = spec.resolve(n_effective, d)
+    field, context = spec.resolve(n_effective, d), {}
+    if location_scale is not None:
+        context = {"n_context": location_scale.n_context}
     step_sizes = schedule.step_sizes(p.max_blocks)
     n_reparameterizations = schedule.n_reparameterizations
     n_refinements = schedule.n_refinements
@@ -109,10 +142,11 @@ def fit_config(estimator, n_samples, n_effective, support, earlier=None):
             max_step_size=schedule.max_step_size,
         ),
         validation_fraction=p.validation_fraction if p.early_stopping else None,
-        new_field=field.build,
-        training=_training(p, n_samples, n_effective, field, schedule, solver),
+        new_field=partial(field.build, **context) if context else field.build,
+        training=_training(p, n_samples, d, n_effective, field, schedule, solver),
         device=devices.resolve(p.device),
         tol=solver.tol,
+        location_scale=location_scale,
     )
     return config, field
 
@@ -124,11 +158,11 @@ def work(config, n_samples, n_features):
     return batch_size * sum(weight.numel() for weight in weights)
 
 
-def _training(p, n_samples, n_effective, field, schedule, solver):
+def _training(p, n_samples, n_features, n_effective, field, schedule, solver):
     is_small = n_effective < 2 * CROSS_VALIDATION_SAMPLES
     batch_size, max_iter = p.batch_size, p.max_iter
     if batch_size == "auto":
-        batch_size = _batch_size(n_samples, p.n_features_in_)
+        batch_size = _batch_size(n_samples, n_features)
     if max_iter == "auto":
         max_iter = 200 if is_small else 500
         # A limit asks for what can be had in that time.

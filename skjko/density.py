@@ -5,7 +5,6 @@
 import copy
 import os
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Literal, Self
 
 import numpy as np
@@ -13,8 +12,6 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 from skjko import config, fitting
@@ -245,28 +242,8 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
-        "init": [StrOptions({"auto", "gaussian", "mixture"})],
-        "transforms": "no_validation",
-        "field": [None, VelocityField],
-        "schedule": [None, JKOSchedule],
-        "solver": [None, RungeKutta],
-        "max_blocks": [Interval(Integral, 0, None, closed="left")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "batch_size": [
-            StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
-        ],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "time_limit": [None, Interval(Real, 0, None, closed="neither")],
-        "bounds": [None, "array-like", dict],
-        "discrete": [None, StrOptions({"auto"}), "array-like", dict],
-        "random_state": ["random_state"],
+        **config.CONSTRAINTS,
         "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-        "device": [str],
         "checkpoint": [None, str, os.PathLike],
     }
 
@@ -442,47 +419,3 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
             X_val, table = self._checked(X_val, "X_val"), X_val
             check_values(X_val, owner, "X_val", table)
         return X, weight, X_val, groups
-
-    def _record(self, fitted, errors):
-        """Set the fitted attributes."""
-        model = fitted.model
-        rounds = [r for r in fitted.rounds if r.accepted]
-        records = rounds[-1].records if rounds else []
-        trained = [record for r in rounds for record in r.records[r.n_kept :]]
-        self._model, self._fitted = model, fitted
-        self.support_, self.transforms_ = model.support, model.transforms
-        self.flow_ = model.flow
-        self.base_ = next(iter(model.base), None)
-        self.n_blocks_ = len(model.flow)
-        self.step_sizes_ = np.array([r.step_size for r in records])
-        self.movements_ = np.array([r.displacement for r in records])
-        self.n_iter_per_block_ = np.array([r.n_iter for r in records], dtype=int)
-        self.n_iter_ = max(1, sum(r.n_iter for r in trained))
-        self.loss_curve_ = [loss for r in trained for loss in r.losses]
-        first, *last = fitted.base_scores or [None]
-        self.validation_scores_ = _scores(first, records)
-        if self.base_ is not None:
-            self.validation_scores_ = np.append(self.validation_scores_, last)
-        self.selection_ = [Bunch(**vars(record)) for record in fitted.candidates]
-        self.history_ = [
-            Bunch(
-                round=r.kind,
-                accepted=r.accepted,
-                step_sizes=np.array([record.step_size for record in r.records]),
-                movements=np.array([record.displacement for record in r.records]),
-                validation_scores=_scores(first, r.records),
-                n_iter_per_block=np.array([record.n_iter for record in r.records], int),
-                losses=[np.array(record.losses) for record in r.records[r.n_kept :]],
-                n_minibatches=r.n_minibatches,
-            )
-            for r in fitted.rounds
-        ]
-        self.n_ode_steps_ = np.array([b.n_steps for b in model.flow.blocks], int)
-        self.solver_errors_ = np.array(errors, dtype=float).reshape(-1, 2)
-
-
-def _scores(first, records):
-    """Mean validation log-density before any block and after every one."""
-    if first is None:
-        return None
-    return np.array([first, *(r.validation_score for r in records)])

@@ -14,6 +14,7 @@ from skjko.model import Model
 from skjko.selection import CandidateRecord
 from skjko.support import Support
 from skjko.transforms.base import Chain
+from skjko.transforms.location_scale import LocationScale
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class FitConfig:
     device : torch.device
     tol : float
         Tolerance of the scoring grids, in nats.
+    location_scale : LocationScale or None
+        What a conditional density starts with: the columns behind its targets are the
+        condition.
     """
 
     init: str
@@ -45,6 +49,7 @@ class FitConfig:
     training: TrainingConfig
     device: torch.device
     tol: float
+    location_scale: LocationScale | None = None
 
 
 @dataclass

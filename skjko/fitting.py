@@ -219,7 +219,7 @@ def _without_validation(X, weight, config, run, earlier, few):
         maps = config.transforms if isinstance(config.transforms, list) else []
         if config.transforms == "auto" and not few:
             maps = [Asinh()]
-        chain, mapped = fit_chain(config.support, maps, X, weight)
+        chain, mapped = fit_chain(config, maps, X, weight)
         start = "gaussian"
         n_active = mapped.shape[1] - chain.n_degenerate_
         if config.init == "mixture" and n_active and not few:
@@ -371,22 +371,30 @@ def choose_steps(model, points, X, seed, tol):
     steps = list(model.transforms)
     at = next(i for i, step in enumerate(steps) if isinstance(step, Whitening))
     columns, rest = Chain(steps[:at]), Chain(steps[at:])
-    n_active = model.n_active
+    whitening, n_active, n_targets = Chain([steps[at]]), model.n_active, model.n_targets
     low, high = np.inf, -np.inf
     farthest = np.empty((0, X.shape[1]))
     for _, part in chunks.in_float64(X):
         Y, _ = columns.forward(model.support.atoms.open(part))
         low, high = np.minimum(low, Y.min(axis=0)), np.maximum(high, Y.max(axis=0))
         Y = np.concatenate([farthest, Y]) if len(farthest) else Y
-        lengths = np.square(steps[at].forward(Y)[0][:, :n_active]).sum(axis=1)
+        lengths = np.square(whitening.forward(Y)[0][:, :n_active]).sum(axis=1)
         farthest = Y[np.argsort(-lengths, kind="stable")[: N_POINTS // 4]]
     centre, half = low + (high - low) / 2, (high - low) / 2
     box = centre + 3 * half * rng.uniform(-1, 1, (N_POINTS, X.shape[1]))
     latent = torch.as_tensor(rng.standard_normal((N_POINTS, n_active)))
+    # A condition has values of its own, but not three times as far out.
+    given = columns.forward(points)[0]
+    given = given[rng.randint(len(given), size=N_POINTS), n_targets:]
+    box[:, n_targets:] = given
     # About where samples are; the same whatever grids the flow came with.
     for block in model.flow.blocks:
         block.n_steps = 4
-    sets = [columns.forward(points)[0], farthest, box]
-    sets = [torch.tensor(rest.forward(Y)[0][:, :n_active]) for Y in sets]
-    sets.insert(2, model.flow.generate(latent))
-    return step_selection.choose_steps(model.flow, _BASE, sets, tol)
+    mapped = [rest.forward(Y)[0] for Y in (columns.forward(points)[0], farthest, box)]
+    sets = [torch.tensor(Y[:, :n_active]) for Y in mapped]
+    given, context = torch.tensor(given), None
+    if model.n_context:
+        contexts = [torch.tensor(Y[:, n_targets:]) for Y in mapped]
+        context = torch.cat([*contexts[:2], given, contexts[2]])
+    sets.insert(2, model.flow.generate(latent, given if model.n_context else None))
+    return step_selection.choose_steps(model.flow, _BASE, sets, tol, context)

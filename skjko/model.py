@@ -24,10 +24,11 @@ class Model:
     Parameters
     ----------
     support : Support
-        Bounds and discrete values of the data.
+        Bounds and discrete values of the data, and of a condition, which has neither.
     transforms : Chain
         In front of the flow. Degenerate directions, the last columns of their image, do
-        not take part in the flow.
+        not take part in the flow. Behind them stand the columns of a condition, on
+        which the flow depends: they are the last ones of samples, too.
     flow : Flow
         In float64 on the CPU.
     base : Chain
@@ -42,8 +43,18 @@ class Model:
 
     @property
     def n_features(self):
-        """Number of features of the data."""
+        """Number of columns of samples."""
         return len(self.support.lower)
+
+    @property
+    def n_context(self):
+        """Number of those that are a condition."""
+        return self.transforms.n_context_
+
+    @property
+    def n_targets(self):
+        """Number of those that have a density."""
+        return self.n_features - self.n_context
 
     @property
     def n_active(self):
@@ -73,8 +84,8 @@ class Model:
     def _log_density(self, X):
         if not len(self.flow) and self.base.is_identity_:
             return self.transforms.log_prob(X)
-        z, degenerate, log_det = self._forward(X)
-        y, increment = self._in_chunks(self.flow, z)
+        z, degenerate, context, log_det = self._forward(X)
+        y, increment = self._in_chunks(self.flow, z, context)
         # Samples so far out that their image is infinite have no density.
         with np.errstate(invalid="ignore"):
             score = self.base.log_prob(y) + increment + log_det
@@ -85,10 +96,10 @@ class Model:
         """Return log-densities minus those of a tight adaptive solve, in nats."""
 
         def error(X):
-            z, _, _ = self._forward(self._opened(X))
-            y, log_det = self._in_chunks(self.flow, z)
+            z, _, context, _ = self._forward(self._opened(X))
+            y, log_det = self._in_chunks(self.flow, z, context)
             solve = partial(step_selection.tight_solve, self.flow)
-            tight, tight_log_det = self._in_chunks(solve, z)
+            tight, tight_log_det = self._in_chunks(solve, z, context)
             change = self.base.log_prob(y) - self.base.log_prob(tight)
             return change + log_det - tight_log_det
 
@@ -109,6 +120,7 @@ class Model:
     def _stages(self, X):
         n, slices = len(X), list(self._slices(len(X)))
         x = chunks.empty((n, self.n_active), np.float64)
+        given = chunks.empty((n, self.n_context), np.float64)
         scores, log_det, is_finite = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
         for k, block in enumerate([None, *self.flow.blocks]):
             # One stage for every block, and the base behind the last.
@@ -117,14 +129,17 @@ class Model:
             with threads.isolated():
                 for rows in slices:
                     if block is None:
-                        z, degenerate, increment = self._forward(X[rows])
+                        z, degenerate, context, increment = self._forward(X[rows])
                         x[rows] = z
+                        if context is not None:
+                            given[rows] = context
                         log_det[rows] = increment + normal_log_prob(degenerate)
                         is_finite[rows] = _is_finite(x[rows])
                     else:
                         solution = self._in_chunks(
-                            lambda x, block=block: block(x)[:2],
+                            lambda x, c, block=block: block(x, c)[:2],
                             torch.as_tensor(x[rows]),
+                            torch.as_tensor(given[rows]) if self.n_context else None,
                         )
                         x[rows] = solution[0]
                         log_det[rows] += solution[1]
@@ -143,9 +158,9 @@ class Model:
             if transforms:
                 positions.append(Y)
             Y = Chain([step]).forward(Y)[0]
-        z, degenerate = torch.tensor(Y[:, : self.n_active]), Y[:, self.n_active :]
+        z, degenerate, context = self._parts(Y)
         latent = self._in_chunks(
-            lambda x: tuple(self.flow.trajectory(x, n_between=n_between)), z
+            lambda x, c: tuple(self.flow.trajectory(x, c, n_between)), z, context
         )
         positions += [np.hstack([p, degenerate]) for p in latent]
         if not self.base.is_identity_:
@@ -158,41 +173,60 @@ class Model:
         return self._by_samples(self._latent, X)
 
     def _latent(self, X):
-        z, degenerate, _ = self._forward(self._opened(X))
-        (y,) = self._in_chunks(lambda x: (self.flow.push(x),), z)
+        z, degenerate, context, _ = self._forward(self._opened(X))
+        (y,) = self._in_chunks(lambda x, c: (self.flow.push(x, c),), z, context)
         return np.hstack([self.base.forward(y)[0], degenerate])
 
-    def inverse(self, Z):
-        """Return the data of latent positions."""
-        return self._by_samples(partial(self._back, self.flow.inverse), Z)
+    def inverse(self, Z, exact=True):
+        """Return the data of latent positions, with the columns of the condition.
 
-    def sample(self, n_samples, rng):
-        """Yield slices of rows, until there are so many, with samples for them."""
+        Exact but for rounding, or only up to the solver's error, and ten times faster.
+        """
+        function = self.flow.inverse if exact else self.flow.generate
+        return self._by_samples(partial(self._back, function), Z)
+
+    def sample(self, n_samples, rng, context=None):
+        """Yield slices of rows, until there are so many, with samples for them.
+
+        Parameters
+        ----------
+        n_samples : int
+        rng : RandomState
+        context : ndarray of shape (n_samples, n_context), optional
+            The condition of every sample.
+        """
         for where in self._slices(n_samples):
-            yield where, self._drawn(min(where.stop, n_samples) - where.start, rng)
+            n = min(where.stop, n_samples) - where.start
+            yield (
+                where,
+                self._drawn(n, rng, None if context is None else context[where]),
+            )
 
     @threads.isolated()
-    def _drawn(self, n, rng):
-        if not len(self.flow) and self.base.is_identity_:
+    def _drawn(self, n, rng, context):
+        if context is None and not len(self.flow) and self.base.is_identity_:
             return self.support.atoms.close(self.transforms.sample(n, rng))
-        y = rng.standard_normal((n, self.n_features))
+        y = rng.standard_normal((n, self.n_targets))
         if not self.base.is_identity_:
             y[:, : self.n_active] = self.base.sample(n, rng)
-        return self._from_flow(self._generator(), y)
+        if context is not None:
+            y = np.hstack([y, context])
+        return self._from_flow(self._generator(), y)[:, : self.n_targets]
 
     def _generator(self):
         """One solve backwards in single precision: exact up to the solver's error."""
         single = copy.deepcopy(self.flow).float()
 
-        def generate(z):
+        def generate(z, context):
             # Only the displacement is rounded: distinct samples stay distinct.
-            start = z.float()
-            return z + (single.generate(start) - start)
+            start, given = z.float(), None if context is None else context.float()
+            return z + (single.generate(start, given) - start)
 
         return generate
 
     def _back(self, function, Z):
-        Z = np.clip(Z, -FARTHEST, FARTHEST)
+        Z = Z.copy()
+        Z[:, : self.n_targets] = np.clip(Z[:, : self.n_targets], -FARTHEST, FARTHEST)
         if not self.base.is_identity_:
             Z = np.hstack(
                 [self.base.inverse(Z[:, : self.n_active].copy()), Z[:, self.n_active :]]
@@ -200,8 +234,8 @@ class Model:
         return self._from_flow(function, Z)
 
     def _from_flow(self, function, Z):
-        y = torch.tensor(Z[:, : self.n_active])
-        (z,) = self._in_chunks(lambda x: (function(x),), y)
+        y, _, context = self._parts(Z)
+        (z,) = self._in_chunks(lambda x, c: (function(x, c),), y, context)
         opened = self.transforms.inverse(np.hstack([z, Z[:, self.n_active :]]))
         return self.support.atoms.close(opened)
 
@@ -209,9 +243,15 @@ class Model:
         return self.support.atoms.open(chunks.as_float64(X))
 
     def _forward(self, X):
-        """Features that the flow acts on, degenerate ones, and log|det|."""
+        """Features that the flow acts on, degenerate ones, condition, and log|det|."""
         Y, log_det = self.transforms.forward(X)
-        return torch.tensor(Y[:, : self.n_active]), Y[:, self.n_active :], log_det
+        return *self._parts(Y), log_det
+
+    def _parts(self, Y):
+        """Features that the flow acts on, degenerate ones, and the condition."""
+        active, end = self.n_active, self.n_targets
+        context = torch.tensor(Y[:, end:]) if self.n_context else None
+        return torch.tensor(Y[:, :active]), Y[:, active:end], context
 
     def _slices(self, n):
         """Slices of samples that fit into memory, of whole chunks of the flow."""
@@ -223,14 +263,14 @@ class Model:
         return chunks.map_rows(function, X, self._slices(len(X)), axis)
 
     @torch.no_grad()
-    def _in_chunks(self, function, x):
+    def _in_chunks(self, function, x, context):
         """Apply a function of samples on the device; its tensors return as arrays."""
-        parts = in_chunks(
-            lambda rows, context: tuple(
-                part.cpu() for part in function(rows.to(self.device))
-            ),
-            x,
-        )
+
+        def on_device(rows, given):
+            given = None if given is None else given.to(self.device)
+            return tuple(part.cpu() for part in function(rows.to(self.device), given))
+
+        parts = in_chunks(on_device, x, context)
         return tuple(part.numpy() for part in parts)
 
     def get_state(self):

@@ -15,11 +15,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from skjko import smoothing
-from skjko.base import log_density, new_estimator, set_names, table_of
+from skjko.base import new_estimator, set_names, table_of
 from skjko.calibration import false_alarm_threshold, weighted_quantile
 from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
 from skjko.density import JKOFlowDensity
+from skjko.fitted_flow import log_density
 from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES

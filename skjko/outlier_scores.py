@@ -12,11 +12,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from skjko.base import log_density, warn_outside
+from skjko.base import warn_outside
 from skjko.calibration import conformal_p_values, false_alarm_threshold
 from skjko.data.frames import Table
 from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
+from skjko.fitted_flow import log_density
 from skjko.inputs import CheckedInput
 from skjko.typing import ArrayOrFrame, Floats, Seed
 

@@ -19,6 +19,7 @@ from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.radial import Radial
+from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
 
 # Shares of the time left that a slice of the candidates may take: mixtures with few
@@ -131,7 +132,7 @@ class Selection:
         """A candidate with some maps in front of the whitening."""
         chains, folds, config = [], [], self._config
         for (X, weight), validation in self._splits:
-            chain, mapped = fit_chain(config.support, maps, X, weight)
+            chain, mapped = fit_chain(config, maps, X, weight)
             chains.append(chain)
             if name in ("asinh", "mixtures") and not chain.find(type(maps[0])):
                 return None
@@ -182,9 +183,13 @@ class Selection:
         return candidate, start
 
 
-def fit_chain(support, maps, X, weight):
+def fit_chain(config, maps, X, weight):
     """Return fitted bounds, maps and whitening, and what they map X to."""
+    support = config.support
     steps = [s for s in (support.atoms, support.bounds) if not s.is_identity_]
+    if config.location_scale is not None:
+        # A residual far out may come, even if none has come yet.
+        steps += [config.location_scale, StudentT()]
     steps += [clone(step) for step in maps]
     if not any(isinstance(step, Whitening) for step in maps):
         steps.append(Whitening())
@@ -193,7 +198,7 @@ def fit_chain(support, maps, X, weight):
 
 def plain_candidate(splits, config):
     """Return the candidate without maps in front of the whitening."""
-    chains = [fit_chain(config.support, [], *train)[0] for train, _ in splits]
+    chains = [fit_chain(config, [], *train)[0] for train, _ in splits]
     folds = [
         fold_of(chain, *train, validation, config.device)
         for chain, (train, validation) in zip(chains, splits, strict=True)

@@ -87,7 +87,7 @@ def _why(density):
     told = zip(atoms.columns, atoms.values, atoms.shares, strict=True)
     for j, value, share in told:
         yield f"atom: {_features([j], names)} at {value:g}, {share:.0%} of the samples"
-    n_degenerate = density.transforms_.n_degenerate_
+    n_degenerate = density.transforms_.n_degenerate_ - density.transforms_.n_context_
     if n_degenerate:
         yield f"{_plural(n_degenerate, 'degenerate direction')}, outside of the flow"
     chosen = [c for c in density.selection_ if c.chosen]

@@ -88,7 +88,13 @@ class Support:
 
     @classmethod
     def learn(
-        cls, X: NDArray[Any], table: Table, bounds: Any, discrete: Any, owner: str
+        cls,
+        X: NDArray[Any],
+        table: Table,
+        bounds: Any,
+        discrete: Any,
+        owner: str,
+        has_atoms: bool = True,
     ) -> Self:
         """Determine the support from parameters and samples.
 
@@ -104,6 +110,8 @@ class Support:
             Parameter of the estimator.
         owner : str
             Its name.
+        has_atoms : bool, default=True
+            Whether single values may have a probability of their own.
 
         Returns
         -------
@@ -128,7 +136,7 @@ class Support:
             grid = DiscreteGrid.detect(X, table.is_integer, bounded)
             is_continuous = grid.step == 0
             is_continuous[list(coded)] = False
-            atoms = Atoms.detect(X, is_continuous)
+            atoms = Atoms.detect(X, is_continuous & has_atoms)
         elif are_names(discrete):
             grid = named_grid(discrete, X, table, owner)
         else:
@@ -230,6 +238,24 @@ class Support:
             widths = np.hstack([np.tile(steps, (len(X), 1)), cells])[is_atom]
             scores[..., is_atom] = average(log_density, U[is_atom], columns, widths)
         return scores
+
+    def with_context(self, n_context: int) -> "Support":
+        """Return the support of samples with more columns, of a condition.
+
+        Parameters
+        ----------
+        n_context : int
+            Number of columns, which have neither bounds nor steps.
+
+        Returns
+        -------
+        support : Support
+            Of all columns.
+        """
+        none, infinite = np.zeros(n_context), np.full(n_context, np.inf)
+        grid = DiscreteGrid(np.r_[self.grid.start, none], np.r_[self.grid.step, none])
+        bounds = np.r_[self.lower, -infinite], np.r_[self.upper, infinite]
+        return Support(grid, *bounds, self.seen)
 
     def round(self, X: Floats, lower: Floats, upper: Floats) -> Floats:
         """Move values to the nearest that samples can have.

@@ -22,6 +22,7 @@ from skjko.transforms import (
     MarginalMixtures,
     MixtureMap,
     Radial,
+    StudentT,
     Whitening,
 )
 
@@ -51,6 +52,7 @@ TRANSFORMS = {
     "whitening": (Whitening(), table),
     "scaling": (Whitening("scale"), table),
     "radial": (Radial(), student),
+    "student": (StudentT(), student),
     "mixture map": (MixtureMap(), lambda: Whitening().fit(table()).forward(table())[0]),
     "chain": (Chain([Asinh(), Whitening(), Radial(), MixtureMap()]), table),
 }

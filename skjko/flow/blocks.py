@@ -261,7 +261,9 @@ class Block(nn.Module):
         x : Tensor of shape (n, d)
             Positions at time 0.
         """
-        return ode.invert(self.velocity(context), y, self.grid)
+        if context is None:
+            return ode.invert(self.velocity(), y, self.grid)
+        return ode.invert(self.velocity, y, self.grid, context=context)
 
     def generate(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """Map base to data by one solve backwards, up to the solver's error.

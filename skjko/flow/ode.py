@@ -154,44 +154,55 @@ def _solve_vjp(dynamics, stages, grid, g_x, g_log_det, g_error, grads):
     return g_x
 
 
-def invert(dynamics, y, grid, tol=1e-11):
+def invert(dynamics, y, grid, tol=1e-11, context=None):
     """Positions x that :func:`integrate` maps to y on the same grid.
 
     Integrating backwards returns to solver order only; here the discrete map of each
     step is inverted. The backward step B is nearly its inverse, so that correcting x by
     B(y) - B(step(x)) converges in a few iterations; Newton's method solves for samples
     where it does not. Every sample stops by its own residual, relative to its size.
+
+    With a context, `dynamics(context)` are those of the samples that have it.
     """
+    given = y.new_empty((len(y), 0)) if context is None else context
+
+    def of(context):
+        return dynamics(context) if context.shape[1] else dynamics
+
     for t_next, t in pairwise(reversed(grid)):
         h = t_next - t
 
-        def step(x, t=t, h=h):
-            return _rk4_step(dynamics, t, h, x, *dynamics(t, x))[0]
+        def step(x, context, t=t, h=h):
+            f = of(context)
+            return _rk4_step(f, t, h, x, *f(t, x))[0]
 
-        def back(y, t_next=t_next, h=h):
-            return _rk4_step(dynamics, t_next, -h, y, *dynamics(t_next, y))[0]
+        def back(y, context, t_next=t_next, h=h):
+            f = of(context)
+            return _rk4_step(f, t_next, -h, y, *f(t_next, y))[0]
 
-        y = _solve_step(step, back, y, tol)
+        y = _solve_step(step, back, y, given, tol)
     return y
 
 
-def _solve_step(step, back, y, tol, n_corrections=10, n_newton=15):
-    start = back(y)
+def _solve_step(step, back, y, context, tol, n_corrections=10, n_newton=15):
+    start = back(y, context)
     x = start.clone()
     scale = tol * (1 + y.abs().amax(1))
     rows = torch.arange(len(x), device=x.device)
     for iteration in range(n_corrections + n_newton):
-        image = step(x[rows])
+        image = step(x[rows], context[rows])
         residual = y[rows] - image
         moving = residual.abs().amax(1) > scale[rows]
         if not moving.any():
             break
         rows = rows[moving]
         if iteration < n_corrections:
-            x[rows] += start[rows] - back(image[moving])
+            x[rows] += start[rows] - back(image[moving], context[rows])
         else:
             with threads.forward_mode():
-                jacobian = vmap(jacfwd(lambda row: step(row[None])[0]))(x[rows])
+                jacobian = vmap(jacfwd(lambda row, c: step(row[None], c[None])[0]))(
+                    x[rows], context[rows]
+                )
             change, info = torch.linalg.solve_ex(jacobian, residual[moving])
             # Where the Jacobian is singular there is no Newton step.
             x[rows] += torch.where((info == 0)[:, None], change, 0.0)

@@ -6,7 +6,8 @@ import dataclasses
 
 from torch.nn import Module
 
-from skjko import components
+from skjko import components, predictors
+from skjko.condition import Condition, Encoder
 from skjko.data.categories import Categories
 from skjko.data.frames import Table
 from skjko.fitted import Fitted
@@ -21,9 +22,11 @@ from skjko.transforms.atoms import Atoms
 from skjko.transforms.base import Chain
 from skjko.transforms.bounds import Bounds
 from skjko.transforms.discrete import DiscreteGrid
+from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.radial import Radial
+from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
 
 CLASSES: dict[str, type] = {
@@ -36,21 +39,29 @@ CLASSES: dict[str, type] = {
         Atoms,
         Bounds,
         Chain,
+        LocationScale,
         MarginalMixtures,
         MixtureMap,
         Radial,
+        StudentT,
         Whitening,
         BlockRecord,
         BlockResult,
         CandidateRecord,
         Categories,
+        Condition,
         Discretization,
         DiscreteGrid,
+        Encoder,
         Fitted,
         Model,
         Round,
         Support,
         Table,
+        predictors.Process,
+        predictors.Ridge,
+        predictors.Stack,
+        predictors.Trees,
     )
 }
 """All classes that need no trust: making one of them runs no code of the file."""

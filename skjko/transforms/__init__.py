@@ -5,18 +5,22 @@
 from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain, Transform
 from skjko.transforms.bounds import Bounds
+from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.radial import Radial
+from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
 
 __all__ = [
     "Asinh",
     "Bounds",
     "Chain",
+    "LocationScale",
     "MarginalMixtures",
     "MixtureMap",
     "Radial",
+    "StudentT",
     "Transform",
     "Whitening",
 ]

@@ -260,6 +260,11 @@ class Chain(Transform):
         """Number of features, the last ones, that have no density."""
         return sum(getattr(step, "n_degenerate_", 0) for step in self.steps)
 
+    @property
+    def n_context_(self) -> int:
+        """Number of those that are a condition, at the end of all."""
+        return sum(getattr(step, "n_context_", 0) for step in self.steps)
+
     @property  # In other transforms an attribute, which `fit` sets.
     def is_identity_(self) -> bool:  # type: ignore[override]
         """Whether there are no steps."""
@@ -305,13 +310,16 @@ class Chain(Transform):
         return Y
 
     def log_prob(self, X: Floats) -> Floats:
-        """Return the log-density of X in nats if its image is standard normal."""
+        """Return the log-density of X in nats if its image is standard normal.
+
+        Given the condition, where there is one.
+        """
         if not self.steps:
             return normal_log_prob(X)
         *others, last = self.steps
         Y, log_det = Chain(others).forward(X)
-        n = last.n_features_in_
-        return log_det + last.log_prob(Y[:, :n]) + normal_log_prob(Y[:, n:])
+        n, end = last.n_features_in_, Y.shape[1] - self.n_context_
+        return log_det + last.log_prob(Y[:, :n]) + normal_log_prob(Y[:, n:end])
 
     def sample(self, n_samples: int, rng: np.random.RandomState) -> Floats:
         """Draw samples whose image is standard normal."""

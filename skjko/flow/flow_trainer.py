@@ -19,9 +19,10 @@ from dataclasses import replace
 from functools import partial
 
 from skjko.flow import schedule
-from skjko.flow.block_training import BlockFit, iterations, radius
+from skjko.flow.block_training import BlockFit, radius
 from skjko.flow.blocks import Block
 from skjko.flow.folds import Fold, displacement, displacement_share, gain, pooled
+from skjko.flow.pilot import n_affordable
 from skjko.flow.records import BlockRecord, Round
 from skjko.flow.run import Task
 
@@ -45,14 +46,6 @@ _LEAST_GAIN = {
 # block in its place has at least so much weight decay, and a learning rate so many
 # times as high: decay is relative to it.
 _EARLY, _LEAST_DECAY, _FASTER = 0.6, 0.5, 2.0
-# Under a time limit blocks are so few that each gets so many iterations, or sees every
-# sample so often. A pilot of some iterations tells how long they take.
-_MIN_ITERATIONS, _MIN_EPOCHS, _N_WARM_UP, _N_PILOT = 400, 25, 2, 4
-
-
-def enough_iterations(n_samples, batch_size):
-    """Return the iterations in which a block sees all samples often enough."""
-    return iterations(_MIN_EPOCHS, n_samples, batch_size)
 
 
 class FlowTrainer:
@@ -419,25 +412,17 @@ class FlowTrainer:
         key = f"{self.name}/{len(self.rounds)}-{kind}/plan"
         with self.run.running(Task(key, share, {"kind": "plan"})) as job:
             if job.result is None:
-                job.result = self._n_affordable(kind, step_sizes, folds, config, job)
+
+                def new_blocks():
+                    empty = [[] for _ in folds]
+                    return self._begin(kind, empty, folds, step_sizes[0], 0)
+
+                job.result = n_affordable(
+                    len(step_sizes), folds, new_blocks, config, job
+                )
         n = max(1, min(job.result, len(step_sizes)))
         sizes = [*step_sizes[: n - 1], step_sizes[-1]]
         return sizes, None if self.decides else self._whole_plan(sizes)
-
-    def _n_affordable(self, kind, step_sizes, folds, config, job):
-        """Return how many blocks there is time for, by a few iterations of one."""
-        if len(step_sizes) == 1 or math.isinf(job.budget.seconds):
-            return len(step_sizes)
-        start = self._begin(kind, [[] for _ in folds], folds, step_sizes[0], 0)
-        pilot = BlockFit(folds, start, config, job)
-        pilot.run(_N_WARM_UP)
-        begin = job.budget.clock()
-        pilot.run(_N_WARM_UP + _N_PILOT)
-        seconds = (job.budget.clock() - begin) / _N_PILOT
-        n = max(len(fold.train) for fold in folds)
-        enough = min(enough_iterations(n, config.batch_size), config.max_iter)
-        needed = seconds * max(_MIN_ITERATIONS, enough)
-        return int(job.budget.seconds / needed) if needed else len(step_sizes)
 
     def _whole_plan(self, step_sizes):
         n = self.config.max_iter

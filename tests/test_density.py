@@ -1031,12 +1031,29 @@ def test_fitted_model_is_frozen_float64(density):
 def test_verbose_prints_blocks(X, capsys, n):
     density = quick(verbose=True).fit(X[:n])
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("fit of JKOFlowDensity(")
+    assert "verbose=True" in lines[0]
+    assert "higher is better" in lines[1]
+    assert ("3-fold cross-validation" in lines[1]) == (n < 1000)
+    assert lines[2] == "selection: the flow starts from a Gaussian"
+    before, *scores = density.validation_scores_
+    assert lines[3].endswith(f": {before:.4f}")
+    titles = "round block step size displacement validation score gain seconds"
+    assert lines[4].split() == titles.split()
     assert density.n_blocks_ >= 1
-    assert all(line.startswith("[JKOFlowDensity] block ") for line in lines)
+    rows = [line.split() for line in lines if line.startswith("grow ")]
+    kept = [row for row in rows if row[-1] != "dropped"]
     # After cross-validation, blocks are trained again on all samples.
-    kept = [line for line in lines if " kept " in line and "validation score" in line]
-    assert len(kept) == density.n_blocks_
-    assert "validation score" in lines[0]
+    tables = [kept[: density.n_blocks_], kept[density.n_blocks_ :]]
+    assert len(tables[1]) == (density.n_blocks_ if n < 1000 else 0)
+    for row, score, i in zip(tables[0], scores, range(100), strict=False):
+        last = density.validation_scores_[i]
+        assert row[1] == f"{i + 1}"
+        assert row[4:6] == [f"{score:.4f}", f"{score - last:+.4f}"]
+    for row in tables[1]:
+        assert row[4:6] == ["-", "-"]
+    moved = tables[1] or tables[0]
+    assert [row[3] for row in moved] == [f"{m:.3f}" for m in density.movements_]
     quick().fit(X[:n])
     assert capsys.readouterr().out == ""
 

@@ -336,7 +336,7 @@ class FlowTrainer:
                 if result.blocks is None:
                     if result.failed:
                         self.failed.append(len(records) + 1)
-                    self._report(task, "dropped", None, flows, records)
+                    self._report(task, "dropped", None, flows, records, False)
                     break
                 blocks = result.blocks_like(start)
                 pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
@@ -348,7 +348,7 @@ class FlowTrainer:
                     self._dropped_early |= result.overfits and kind == GROW
                     if moved < config.movement_tol or result.overfits:
                         left = [h for h in left if math.isinf(h)]
-                    if self._report(task, "dropped", record, flows, records):
+                    if self._report(task, "dropped", record, flows, records, False):
                         break
                     continue
                 for flow, block in zip(flows, blocks, strict=True):
@@ -450,21 +450,10 @@ class FlowTrainer:
         return Task(key, share, info)
 
     def _report(self, task, became, record, flows, records, is_whole=True):
-        """Tell what became of a block; return whether a listener ends the training.
-
-        While a round trains all blocks again, there are none to be told of.
-        """
-        is_dropped = became == "dropped"
-        if is_dropped and task.info["kind"] != GROW:
-            # A round that dropped its block is given up.
-            flows, records = self.flows, self.records
-        self._stopped |= self.run.report(
-            task,
-            became,
-            record=record,
-            blocks=list(flows[0]) if is_whole else None,
-            records=list(records),
-        )
+        """Tell what became of a block; return whether a listener ends the training."""
+        blocks = list(flows[0]) if is_whole else None
+        values = {"record": record, "records": list(records), "blocks": blocks}
+        self._stopped |= self.run.report(task, became, **values)
         return self._stopped
 
     def _pushed(self, flows):

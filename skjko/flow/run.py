@@ -55,7 +55,9 @@ class Event:
         front of the blocks), "round" (that is over: `round`, `accepted`). Of a task:
         "iterations" (some of them begin), "evaluation" (they are over: `n_iter` so far,
         mean `objective` of the validation samples), and what became of a block, "kept"
-        or "dropped": its `record`, and the `records` and `blocks` that there are now.
+        or "dropped": its `record` (None if it failed), the `records` of those that its
+        round has so far, and the `blocks` of the first fold: None if it was dropped, or
+        if others in it are still to be trained again.
     values : dict
     """
 
@@ -83,6 +85,16 @@ class Listener:
     def progress(self):
         """Return the share of the present task's budget that is used, from 0 to 1."""
         return 0.0
+
+
+def mark_of_hook(error):
+    """Mark an error as one of the user's code that a listener called."""
+    error.is_of_hook = True
+
+
+def is_of_hook(error):
+    """Return whether an error was raised by the user's code that a listener called."""
+    return getattr(error, "is_of_hook", False)
 
 
 class Clock:

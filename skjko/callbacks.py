@@ -1,239 +1,39 @@
-"""Callbacks of a fit: those of scikit-learn, and some for densities.
+"""Callbacks for densities, beside those of scikit-learn.
 
-Callbacks need scikit-learn 1.9 or later. See :mod:`sklearn.callback` for the protocol.
+They follow the protocol of :mod:`sklearn.callback`, and need scikit-learn 1.9 or later.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-import copy
-from typing import Any, Literal, Self
+from abc import ABC, abstractmethod
+from typing import Any, Literal
 
 import numpy as np
-import sklearn
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import _num_samples
-
-from skjko.fitted import Fitted
-from skjko.flow.records import Round
-from skjko.flow.run import Listener, mark_of_hook
-
-_Mixin: Any
-try:
-    from sklearn.callback import CallbackSupportMixin as _Mixin
-except ImportError:
-    _Mixin = None
 
 __all__ = ["EarlyStopping", "Snapshot"]
 
-# Names of the tasks in the tree, by the kinds of the tasks of a fit.
-_TASKS = {
-    "mixture": "mixture",
-    "pretrain": "pretraining",
-    "grow": "block",
-    "extend": "extend",
-    "regularize": "regularize",
-    "reparameterize": "reparameterize",
-    "refine": "refine",
-    "base": "base",
-}
 
-
-class CallbackSupport(_Mixin or object):
-    """Callbacks of an estimator, where scikit-learn has them."""
-
-    def set_callbacks(self, *callbacks: Any) -> Self:
-        """Set the callbacks of the next fits.
-
-        Parameters
-        ----------
-        *callbacks : callback instances
-            Such as those of `sklearn.callback` and `skjko.callbacks`. None are set
-            without arguments.
-
-        Returns
-        -------
-        self : estimator
-            The estimator itself.
-
-        Raises
-        ------
-        ImportError
-            If scikit-learn is older than 1.9.
-        TypeError
-            If one is no callback.
-
-        See Also
-        --------
-        skjko.callbacks.EarlyStopping : End a fit by a score of your own.
-        skjko.callbacks.Snapshot : Keep positions and samples after every block.
-
-        Notes
-        -----
-        The tasks are "fit"; in it "mixture", "pretraining" and "base" of the selection,
-        and one for every block that is trained: "block", or the round that trains it
-        again; in these "iterations", up to the next evaluation on the validation
-        samples. A callback that returns True at the end of "iterations" ends the
-        training of the block, which keeps its best weights so far. One that does at the
-        end of a block ends the fit with the blocks that are there.
-        """
-        if _Mixin is None:
-            raise ImportError(
-                "Callbacks need scikit-learn 1.9 or later. This is scikit-learn "
-                f"{sklearn.__version__}. Install with: pip install 'scikit-learn>=1.9'"
-            )
-        return super().set_callbacks(*callbacks)
-
-    def _watchers(self, X, y, sample_weight, finish):
-        """Listeners that call the callbacks, if there are any.
-
-        Parameters
-        ----------
-        X, y, sample_weight
-            As given to `fit`.
-        finish : callable
-            `(estimator, fitted, points)` sets the fitted attributes of an estimator.
-        """
-        if not getattr(self, "_skl_callbacks", None):
-            return []
-
-        def attributes(fitted, points):
-            estimator = copy.copy(self)
-            finish(estimator, fitted, points)
-            own = vars(self)
-            return {
-                k: v for k, v in vars(estimator).items() if own.get(k, own) is not v
-            }
-
-        context = self._init_callback_context(max_subtasks=None)
-        # Monitors score only where there is a target.
-        n_samples = _num_samples(X)
-        given = {
-            "estimator": self,
-            "X": X,
-            "y": (lambda: np.zeros(n_samples)) if y is None else y,
-            "metadata": None,
-        }
-        if sample_weight is not None:
-            given["metadata"] = lambda: {"sample_weight": np.array(sample_weight)}
-        return [Watcher(context, given, attributes)]
-
-
-class Watcher(Listener):
-    """Calls the callbacks of an estimator.
-
-    Parameters
-    ----------
-    context : CallbackContext
-        Of the fit.
-    given : dict
-        Arguments of all hooks.
-    attributes : callable
-        `(fitted, points)` returns the fitted attributes of an estimator.
-    """
-
-    def __init__(self, context, given, attributes):
-        self._fit, self._given, self._attributes = context, given, attributes
-        self._task = self._iterations = self._points = self._front = None
-        self._n_left = 0
-        self._begin(context)
-
-    def on_begin(self, task):
-        """Begin a task of the tree."""
-        kind = task.info.get("kind")
-        if kind not in _TASKS:
-            return
-        # An interrupted one did not end.
-        self._end_task()
-        self._n_left = task.info.get("n_parts", 0)
-        self._task = self._fit.subcontext(_TASKS[kind], max_subtasks=self._n_left)
-        self._begin(self._task)
-
-    def on_event(self, event):
-        """Begin or end a task; return whether a callback asks to stop."""
-        kind, values = event.kind, event.values
-        if kind == "split":
-            self._points = values["points"]
-        elif kind == "selected":
-            self._front = values
-        elif self._task is None:
-            pass
-        elif kind == "iterations" and self._n_left > 0:
-            self._n_left -= 1
-            self._iterations = self._task.subcontext(kind)
-            self._begin(self._iterations)
-        elif kind == "evaluation":
-            return self._end_iterations()
-        elif kind in ("kept", "dropped"):
-            return self._end_task(self._so_far(values["blocks"], values["records"]))
-        return None
-
-    def on_end(self, task, result, seconds):
-        """End a task that is no block's; what became of that comes as an event."""
-        if "block" not in task.info and task.info.get("kind") in _TASKS:
-            self._end_task()
-
-    def end(self):
-        """End the fit, whose estimator is fitted."""
-        self._end_task()
-        self._end(self._fit, {})
-
-    def _so_far(self, blocks, records):
-        """Return what yields the fitted attributes that some blocks would give."""
-        if blocks is None:
-            return None
-        front = self._front
-        before, scores = front["score"], []
-        if before is not None:
-            scores = [before, records[-1].validation_score]
-
-        def attributes():
-            fitted = Fitted(
-                front["model"](blocks),
-                front["start"],
-                rounds=[Round("grow", records, 0, True, 0)],
-                base_scores=scores,
-                candidates=front["candidates"],
-            )
-            return self._attributes(fitted, self._points())
-
-        return attributes
-
-    def _begin(self, context):
-        self._call(context.call_on_fit_task_begin)
-
-    def _end_iterations(self):
-        context, self._iterations = self._iterations, None
-        return context is not None and self._end(context)
-
-    def _end_task(self, attributes=None):
-        self._end_iterations()
-        context, self._task = self._task, None
-        return context is not None and self._end(context, attributes)
-
-    def _end(self, context, attributes=None):
-        hook = context.call_on_fit_task_end
-        return self._call(hook, reconstruction_attributes=attributes)
-
-    def _call(self, hook, **more):
-        try:
-            return hook(**self._given, **more)
-        except Exception as error:
-            mark_of_hook(error)
-            raise
-
-
-class _OfBlocks:
+class _OfBlocks(ABC):
     """A callback that is called with the density after every block.
 
     One instance may serve several fits at once, as those of a grid search.
     """
 
     def __init__(self):
-        self._fits = {}
+        self._fits: dict[int, Any] = {}
 
     def __getstate__(self):
         # Fits that are under way belong to their process.
         return {**self.__dict__, "_fits": {}}
+
+    @abstractmethod
+    def _new_fit(self) -> Any:
+        """What is known of a fit when it begins."""
+
+    @abstractmethod
+    def _look(self, fit: Any, task: str, density: Any, *data: Any) -> bool:
+        """Look at the density after a block; return whether to stop."""
 
     def setup(self, estimator: Any, context: Any) -> None:
         """Begin a fit.
@@ -305,7 +105,7 @@ class _OfBlocks:
         fit = self._fits.get(id(context.parent))
         if fitted_estimator is None or fit is None:
             return False
-        return self._look(fit, context.task_name, X, y, metadata, fitted_estimator)
+        return self._look(fit, context.task_name, fitted_estimator, X, y, metadata)
 
 
 class EarlyStopping(_OfBlocks):
@@ -374,17 +174,18 @@ class EarlyStopping(_OfBlocks):
         self.scoring, self.X_val = scoring, X_val
         self.min_delta, self.patience = min_delta, patience
 
-    def _new_fit(self):
+    def _new_fit(self) -> dict[str, Any]:
         self.scores_: list[float] = []
         return {"scores": self.scores_, "best": -np.inf, "n_worse": 0, "n_blocks": 0}
 
-    def _look(self, fit, task, X, y, metadata, density):
+    def _look(self, fit: Any, task: str, density: Any, *data: Any) -> bool:
         from sklearn.metrics import check_scoring
 
-        scorer, metadata = check_scoring(density, self.scoring), metadata or {}
+        scorer = check_scoring(density, self.scoring)
+        X, y, metadata = data
         if self.X_val is not None:
-            X, y, metadata = self.X_val, None, {}
-        score = float(scorer(density, X, y, **metadata))
+            X, y, metadata = self.X_val, None, None
+        score = float(scorer(density, X, y, **metadata or {}))
         fit["scores"].append(score)
         n_blocks, before = density.n_blocks_, fit["n_blocks"]
         if task == "block" and n_blocks <= before:
@@ -457,13 +258,13 @@ class Snapshot(_OfBlocks):
             raise ValueError("Snapshot needs X, n_samples, or both. Got neither.")
         self.X, self.n_samples, self.random_state = X, n_samples, random_state
 
-    def _new_fit(self):
+    def _new_fit(self) -> tuple[list[Any], ...]:
         self.n_blocks_: list[int] = []
         self.positions_: list[Any] = []
         self.samples_: list[Any] = []
         return self.n_blocks_, self.positions_, self.samples_
 
-    def _look(self, fit, task, X, y, metadata, density) -> Literal[False]:
+    def _look(self, fit: Any, task: str, density: Any, *data: Any) -> Literal[False]:
         n_blocks, positions, samples = fit
         n_blocks.append(density.n_blocks_)
         if self.X is not None:

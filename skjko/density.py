@@ -19,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from skjko import config, fitting
 from skjko.base import FlowEstimator
-from skjko.callbacks import CallbackSupport
+from skjko.callback_support import CallbackSupport
 from skjko.components import JKOSchedule, RungeKutta, VelocityField
 from skjko.data import repeats
 from skjko.data.frames import Table, check_values

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skjko import JKOFlowDensity
+from skjko import JKOFlowDensity, JKOFlowOutlierDetector, JKOSchedule
 from skjko.callbacks import EarlyStopping, Snapshot
 from skjko.datasets import moons
 
@@ -126,8 +126,6 @@ def test_the_selection_has_its_tasks():
 
 
 def test_rounds_that_train_again_give_a_density_when_they_are_over():
-    from skjko import JKOSchedule
-
     probe = Probe()
     schedule = JKOSchedule(n_refinements=1, n_reparameterizations=0)
     density = quick(**PLAIN, schedule=schedule).set_callbacks(probe).fit(X[:150])
@@ -183,8 +181,6 @@ def test_a_stop_at_the_end_of_a_block_ends_the_fit(parameters, n, n_ends, recwar
 
 
 def test_a_stop_within_a_round_that_trains_again_leaves_the_blocks_before():
-    from skjko import JKOSchedule
-
     schedule = JKOSchedule(n_refinements=1, n_reparameterizations=0)
     probe = Probe(stop_at={("refine", 2)})
     density = quick(**PLAIN, schedule=schedule).set_callbacks(probe).fit(X[:150])
@@ -267,11 +263,11 @@ def test_the_scoring_monitor_ends_with_the_score():
     density = quick(**PLAIN).set_callbacks(one)
     density.fit(X[:150], sample_weight=weight)
     log = one.get_logs().data
-    assert [row["task_name"] for row in log] == ["block"] * 3 + ["fit"]
+    assert [row["task_name"] for row in log] == ["fit"] + ["block"] * 3
     score = density.score(X[:150], sample_weight=weight)
     assert score != density.score(X[:150])
-    assert [row["score"] for row in log[-2:]] == [score, score]
-    assert log[0]["score"] < log[1]["score"] < score
+    assert log[0]["score"] == log[-1]["score"] == score
+    assert log[1]["score"] < log[2]["score"] < score
 
 
 def test_callbacks_in_a_pipeline():
@@ -380,3 +376,37 @@ def test_parameters_of_callbacks_are_checked():
         EarlyStopping(patience=0)
     with pytest.raises(TypeError, match="FitCallback"):
         quick().set_callbacks(7)
+
+
+class TestDetector:
+    def detector(self, **parameters):
+        return JKOFlowOutlierDetector(
+            density=quick(**PLAIN),
+            random_state=0,
+            noise=0.3,
+            calibration_fraction=0.2,
+            **parameters,
+        )
+
+    def test_its_callbacks_are_called_for_its_density(self):
+        probe = Propagated()
+        detector = self.detector(trim=0.1).set_callbacks(probe).fit(X[:150])
+        paths = [path for hook, *path in probe.seen if hook == "end"]
+        assert paths.count(["fit", "fit", "block"]) == 6
+        assert paths[-1] == ["fit"]
+        assert probe.seen[-1] == ("teardown", "fit")
+        last = probe.models[-1][1]
+        np.testing.assert_array_equal(last.predict(X[:50]), detector.predict(X[:50]))
+        assert not hasattr(detector.density_, "_skl_callbacks")
+
+    def test_callbacks_do_not_change_it(self):
+        watched = self.detector().set_callbacks(Propagated()).fit(X[:150])
+        scores = self.detector().fit(X[:150]).score_samples(X[:50])
+        np.testing.assert_array_equal(watched.score_samples(X[:50]), scores)
+
+    def test_callbacks_of_its_density_are_called(self):
+        probe = Probe()
+        detector = self.detector()
+        detector.density.set_callbacks(probe)
+        detector.fit(X[:150])
+        assert len(probe.ends("block")) == 3

@@ -2,13 +2,17 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import importlib.util
 import math
 import pickle
+import re
+import sys
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import torch
 from helpers import process_state, quick
 from scipy import sparse
@@ -20,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skjko import JKOFlowDensity, JKOSchedule, MLPField, RungeKutta, VelocityField
+from skjko.callbacks import EarlyStopping
 from skjko.datasets import moons
 from skjko.transforms import Asinh, MixtureMap, Transform, Whitening
 
@@ -1056,6 +1061,21 @@ def test_verbose_prints_blocks(X, capsys, n):
     assert [row[3] for row in moved] == [f"{m:.3f}" for m in density.movements_]
     quick().fit(X[:n])
     assert capsys.readouterr().out == ""
+
+
+def test_callbacks_of_an_old_scikit_learn_are_a_clear_error(monkeypatch):
+    # As with scikit-learn 1.8. Where it is that, the estimators say so, too.
+    have_callbacks = importlib.util.find_spec("sklearn.callback") is not None
+    monkeypatch.setitem(sys.modules, "sklearn.callback", None)
+    spec = importlib.util.find_spec("skjko.callback_support")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    installed = re.escape(sklearn.__version__)
+    with pytest.raises(ImportError, match=rf"1\.9 or later.* {installed}\. Install"):
+        module.CallbackSupport().set_callbacks(EarlyStopping())
+    if not have_callbacks:
+        with pytest.raises(ImportError, match="pip install 'scikit-learn>=1.9'"):
+            quick().set_callbacks()
 
 
 def test_normal_fits_do_not_warn(X):

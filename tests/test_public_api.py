@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import skjko
+import skjko.callbacks
 import skjko.datasets
 import skjko.metrics
 import skjko.transforms
@@ -16,7 +17,13 @@ from skjko.flow.fields import MLP
 from skjko.support import Support
 from skjko.transforms.discrete import DiscreteGrid
 
-PACKAGES = (skjko, skjko.transforms, skjko.metrics, skjko.datasets)
+PACKAGES = (
+    skjko,
+    skjko.callbacks,
+    skjko.transforms,
+    skjko.metrics,
+    skjko.datasets,
+)
 EXPORTED = [
     getattr(package, name)
     for package in PACKAGES

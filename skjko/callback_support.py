@@ -17,11 +17,11 @@ from skjko.fitted import Fitted
 from skjko.flow.records import Round
 from skjko.flow.run import Listener, mark_of_hook
 
-_Mixin: Any
 try:
-    from sklearn.callback import CallbackSupportMixin as _Mixin
+    from sklearn.callback import CallbackSupportMixin
 except ImportError:
-    _Mixin = None
+    CallbackSupportMixin = None
+_Base: Any = CallbackSupportMixin or object
 
 # Names of the tasks in the tree, by the kinds of the tasks of a fit.
 _TASKS = {
@@ -36,7 +36,7 @@ _TASKS = {
 }
 
 
-class CallbackSupport(_Mixin or object):
+class CallbackSupport(_Base):
     """Callbacks of an estimator, where scikit-learn has them."""
 
     def set_callbacks(self, *callbacks: Any) -> Self:
@@ -74,7 +74,7 @@ class CallbackSupport(_Mixin or object):
         training of the block, which keeps its best weights so far. One that does at the
         end of a block ends the fit with the blocks that are there.
         """
-        if _Mixin is None:
+        if CallbackSupportMixin is None:
             raise ImportError(
                 "Callbacks need scikit-learn 1.9 or later. This is scikit-learn "
                 f"{sklearn.__version__}. Install with: pip install 'scikit-learn>=1.9'"

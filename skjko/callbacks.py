@@ -59,7 +59,9 @@ class _OfBlocks(ABC):
         """
         self._fits.pop(id(context), None)
 
-    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+    def on_fit_task_begin(  # noqa: B027
+        self, estimator: Any, context: Any
+    ) -> None:
         """Do nothing.
 
         Parameters

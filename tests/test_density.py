@@ -1074,7 +1074,7 @@ def test_callbacks_of_an_old_scikit_learn_are_a_clear_error(monkeypatch):
     with pytest.raises(ImportError, match=rf"1\.9 or later.* {installed}\. Install"):
         module.CallbackSupport().set_callbacks(EarlyStopping())
     if not have_callbacks:
-        with pytest.raises(ImportError, match="pip install 'scikit-learn>=1.9'"):
+        with pytest.raises(ImportError, match=r"pip install 'scikit-learn>=1\.9'"):
             quick().set_callbacks()
 
 

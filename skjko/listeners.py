@@ -63,6 +63,8 @@ class Verbose(Listener):
     def _selected(self, chain, start, candidates, score, model):
         if score is None and self._n_folds > 1:
             self._print("training on all samples, as cross-validation decided")
+        elif self._before is not None:
+            self._print("the mixture scored higher than this flow, and takes its place")
         else:
             self._print(f"selection: {_front(chain, start)}{_others(candidates)}")
         if score is not None:

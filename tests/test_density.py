@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -1061,6 +1062,42 @@ def test_verbose_prints_blocks(X, capsys, n):
     assert [row[3] for row in moved] == [f"{m:.3f}" for m in density.movements_]
     quick().fit(X[:n])
     assert capsys.readouterr().out == ""
+
+
+def test_verbose_lines_of_threads_begin_with_their_names(X, capsys):
+    def fit():
+        quick(verbose=1, early_stopping=False, max_blocks=1).fit(X[:100])
+
+    thread = threading.Thread(target=fit, name="second")
+    thread.start()
+    thread.join()
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("[second] ") for line in lines)
+    assert lines[1].startswith("[second] no validation; ")
+    assert lines[-1].split()[1:3] == ["grow", "1"]
+
+
+def test_verbose_output_says_what_was_chosen_and_what_became_of_rounds(X, capsys):
+    schedule = JKOSchedule(n_reparameterizations=0, n_refinements=1)
+    one = quick(init="auto", transforms="auto", schedule=schedule, verbose=1)
+    density = one.fit(X[:1100])
+    lines = capsys.readouterr().out.splitlines()
+    # A flow was chosen, but its short training leaves it behind the mixture.
+    (selection,) = (line for line in lines if line.startswith("selection: "))
+    assert "the flow starts from a Gaussian" in selection
+    n = len(density.selection_) - 1
+    assert f"preferred to {n} other candidate" in selection
+    assert next(c for c in density.selection_ if c.chosen).start == "mixture"
+    at = [line.startswith("the mixture scored higher") for line in lines].index(True)
+    scores = [line for line in lines if line.startswith("validation score before")]
+    assert lines[at + 1] == scores[1]
+    assert scores[1].endswith(f"{density.validation_scores_[0]:.4f}")
+    lines = lines[at:]
+    rounds = [r for r in density.history_ if r.round != "grow"]
+    assert [line for line in lines if line.endswith(("accepted", "rejected"))] == [
+        f"{r.round}: {'accepted' if r.accepted else 'rejected'}" for r in rounds
+    ]
+    assert rounds
 
 
 def test_callbacks_of_an_old_scikit_learn_are_a_clear_error(monkeypatch):

@@ -331,7 +331,7 @@ class JKOFlowConditionalDensity(
             text, lengths differ, or a parameter is invalid.
         """
         clock = Clock()
-        listeners: list = [Verbose(type(self).__name__)] if self.verbose else []
+        listeners: list = [Verbose(" ".join(repr(self).split()))] * bool(self.verbose)
         if self.time_limit is not None:
             seconds = config.training_seconds(self.time_limit)
             listeners.append(TimeLimit(seconds, clock))

@@ -13,7 +13,7 @@ from skjko.components import JKOSchedule, MLPField, RungeKutta, VelocityField
 from skjko.data.splits import CROSS_VALIDATION_SAMPLES
 from skjko.fitted import FitConfig
 from skjko.flow import devices
-from skjko.flow.flow_trainer import enough_iterations
+from skjko.flow.pilot import enough_iterations
 from skjko.flow.training_config import RoundsConfig, TrainingConfig
 from skjko.transforms.base import Transform
 

@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from skjko import config, fitting
 from skjko.base import FlowEstimator
+from skjko.callback_support import CallbackSupport
 from skjko.components import JKOSchedule, RungeKutta, VelocityField
 from skjko.data import repeats
 from skjko.data.frames import Table, check_values
@@ -31,7 +32,9 @@ from skjko.transforms.base import Transform
 from skjko.typing import PerFeature, Seed, typed
 
 
-class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
+class JKOFlowDensity(
+    FlowEstimator, DensityMixin, Saved, CallbackSupport, BaseEstimator
+):
     """Density estimation with a normalizing flow trained block by block (JKO-iFlow).
 
     Invertible transforms carry the data to about unit scale; a stack of continuous-time
@@ -126,7 +129,7 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         and field cannot change.
 
     verbose : bool, default=False
-        Whether to print a line for every block.
+        Whether to print what selection chose, and a table with a line for every block.
 
     device : str, default="auto"
         Torch device for training (in float32); "auto" is "cuda" or "mps" where there is
@@ -336,7 +339,7 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
             of the checkpoint is damaged.
         """
         clock = Clock()
-        listeners: list = [Verbose(type(self).__name__)] if self.verbose else []
+        listeners: list = [Verbose(" ".join(repr(self).split()))] * bool(self.verbose)
         if self.time_limit is not None:
             seconds = config.training_seconds(self.time_limit)
             listeners.append(TimeLimit(seconds, clock))
@@ -364,20 +367,28 @@ class JKOFlowDensity(FlowEstimator, DensityMixin, Saved, BaseEstimator):
         fit_config, field = config.fit_config(
             self, len(X), n_effective, support, earlier
         )
-        run = Run(seed, listeners, clock)
+
+        def finish(estimator, fitted, points):
+            errors = fitting.choose_steps(
+                fitted.model, points, X, split_seed, fit_config.tol
+            )
+            fitted.parameters = copy.deepcopy(self.get_params(deep=False))
+            estimator._table, estimator.field_ = table, field
+            estimator._record(fitted, errors)
+            estimator._n_features_out = X.shape[1]
+            return errors
+
+        watchers = self._watchers(frame, y, sample_weight, finish)
+        run = Run(seed, listeners + watchers, clock)
         work = config.work(fit_config, *X.shape)
         with threads.at_most(threads.useful(work)):
             with checkpoints.reading(store):
                 fitted, points = fitting.fit(
                     X, weight, X_val, groups, fit_config, run, split_seed, earlier
                 )
-            errors = fitting.choose_steps(
-                fitted.model, points, X, split_seed, fit_config.tol
-            )
-        fitted.parameters = copy.deepcopy(self.get_params(deep=False))
-        self._table, self.field_ = table, field
-        self._record(fitted, errors)
-        self._n_features_out = X.shape[1]
+            errors = finish(self, fitted, points)
+        for watcher in watchers:
+            watcher.end()
         sizes = len(X), n_effective
         for message in fit_warnings(fitted, errors, fit_config.tol, *sizes):
             warn_user(message, ConvergenceWarning)

@@ -74,11 +74,17 @@ def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
     X, X_val = _dequantized(X, X_val, config.support, seed)
     few = repeats.effective_number(weight, groups) <= splits.GAUSSIAN_SAMPLES
     if config.validation_fraction is None or few:
+        run.report(None, "split", n_folds=0, points=lambda: X)
         fitted = _without_validation(X, weight, config, run, earlier, few)
         return replace(fitted, data=data, seed=seed), X
     pairs = splits.train_validation_splits(
         X, weight, X_val, config.validation_fraction, check_random_state(seed), groups
     )
+
+    def points():
+        return np.concatenate([validation for _, (validation, _) in pairs])
+
+    run.report(None, "split", n_folds=len(pairs), points=points)
     interrupted = False
     try:
         chosen = _chosen(pairs, config, run, earlier)
@@ -86,7 +92,7 @@ def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
         interrupted, chosen = True, Chosen(plain_candidate(pairs, config), "gaussian")
     result = _trained(chosen, pairs, config, run, earlier, interrupted)
     fallback = chosen.fallback
-    if fallback and not result.trainer.interrupted and fallback.score > result.score:
+    if fallback and not result.trainer.ended and fallback.score > result.score:
         # If the trained flow scores worse than the mixture, the mixture is used.
         records = _reached(chosen.records, result.score)
         chosen = _with_mixture(fallback, "mixture", records, config, run)
@@ -106,7 +112,7 @@ def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
         fitted = _on_all(X, weight, config, run, earlier, chosen, result, fitted)
     else:
         fitted.model.base = _base_of(result.growth, lambda: result.growth.best())
-    return fitted, np.concatenate([validation for _, (validation, _) in pairs])
+    return fitted, points()
 
 
 def _dequantized(X, X_val, support, seed):
@@ -141,20 +147,23 @@ def _trained(chosen, pairs, config, run, earlier, interrupted):
     candidate.use_all(pairs, config.device)
     trainer = _trainer(candidate, config, run, earlier)
     trainer.interrupted = interrupted
+    plain = candidate.plain_score()
+    front = candidate.chains[0], chosen.start, chosen.records
+    _tell(run, config, *front, plain)
     # Cross-validation is followed by a training on all samples.
     share = len(pairs) / (len(pairs) + 1) if len(pairs) > 1 else 1.0
     if _can_train(trainer):
         trainer.train(
             config.rounds, share * (_FLOW_SHARE if chosen.may_have_base else 1.0)
         )
-    if chosen.may_have_base and not trainer.interrupted:
+    if chosen.may_have_base and not trainer.ended:
         growth = _base_growth(trainer, config, run, share)
     score = -pooled(trainer.behind, trainer.losses())[0]
     if growth is not None:
         # Of the latents, where the blocks and all before them have a log-determinant.
         gain = float(growth.scores) - _latent_score(trainer)
         score, growth = (score + gain, growth) if gain > 0 else (score, None)
-    return Result(trainer, growth, candidate.plain_score(), score)
+    return Result(trainer, growth, plain, score)
 
 
 def _latent_score(trainer):
@@ -190,6 +199,7 @@ def _on_all(X, weight, config, run, earlier, chosen, result, fitted):
         flows,
         decided.rounds[:n_before],
     )
+    _tell(run, config, chain, chosen.start)
     trainer.follow(decided.rounds[n_before:])
 
     def of_all():
@@ -234,6 +244,7 @@ def _without_validation(X, weight, config, run, earlier, few):
         None if earlier is None else [_blocks(earlier.model.flow, config)],
         [] if earlier is None else earlier.rounds,
     )
+    _tell(run, config, chain, start)
     if not few and _can_train(trainer):
         trainer.train(config.rounds, 1.0)
     return Fitted(
@@ -242,6 +253,27 @@ def _without_validation(X, weight, config, run, earlier, few):
         rounds=trainer.rounds,
         failed=trainer.failed,
         interrupted=trainer.interrupted,
+    )
+
+
+def _tell(run, config, chain, start, candidates=(), score=None):
+    """Tell listeners what stands in front of the blocks that come.
+
+    With it go the candidates of the selection, the validation score before any block,
+    and a function that makes the model of some blocks.
+    """
+
+    def model(blocks):
+        return _model(config, chain, blocks, Chain([]))
+
+    run.report(
+        None,
+        "selected",
+        chain=chain,
+        start=start,
+        candidates=list(candidates),
+        score=score,
+        model=model,
     )
 
 
@@ -322,7 +354,7 @@ def _earlier_flows(earlier, config):
 
 def _can_train(trainer):
     """Whether there are features that blocks can move, and no interruption."""
-    return not trainer.interrupted and all(f.train.x.shape[1] for f in trainer.folds)
+    return not trainer.ended and all(f.train.x.shape[1] for f in trainer.folds)
 
 
 def _base_growth(trainer, config, run, share):

@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from skjko import smoothing
 from skjko.base import new_estimator, set_names, table_of
 from skjko.calibration import false_alarm_threshold, weighted_quantile
+from skjko.callback_support import CallbackSupport
 from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
 from skjko.density import JKOFlowDensity
@@ -41,7 +42,9 @@ _N_CANDIDATES = 33
 _MAX_CALIBRATION_ROWS = 5000
 
 
-class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
+class JKOFlowOutlierDetector(
+    OutlierScores, OutlierMixin, Saved, CallbackSupport, BaseEstimator
+):
     """Outlier and novelty detection by the density of a normalizing flow (JKO-iFlow).
 
     Samples are scored by the log-density of a flow that was trained on copies of the
@@ -244,7 +247,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             If the data hold NaN, infinity, strings or fewer than two samples of
             positive weight, or a parameter is out of its range.
         """
-        from_pandas = hasattr(X, "iloc")
+        from_pandas, given = hasattr(X, "iloc"), (X, y, sample_weight)
         X, table = self._checked(X, ensure_min_samples=2, reset=True), X
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -263,8 +266,7 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
         X, weight, groups = repeats.distinct(
             X, weight, groups, support.grid.step == 0, support.is_tied
         )
-        rng = check_random_state(self.random_state)
-        train = np.arange(len(X))
+        rng, train = check_random_state(self.random_state), np.arange(len(X))
         if X_calibration is not None:
             X_calibration = self._checked(X_calibration, "X_calibration")
         else:
@@ -273,19 +275,21 @@ class JKOFlowOutlierDetector(OutlierScores, OutlierMixin, Saved, BaseEstimator):
             if n_calibration > 0:
                 train, rest = splits.train_rest(len(X), n_calibration, rng, groups)
                 X_calibration = X[rest]
-        self.density_, self.noise_, self.n_trimmed_ = smoothing.fit(
-            density,
-            X[train],
-            weight[train],
-            None if groups is None else groups[train],
-            self.noise,
-            self.trim,
-            rng,
-            list(coded),
-        )
-        self._describe(from_pandas, rng)
-        self._calibrate(X_calibration)
-        self._set_offset(X, weight, rng)
+        with self._around_fits(*given, n_fits=1 + (self.trim > 0)) as around:
+            self.density_, self.noise_, self.n_trimmed_ = smoothing.fit(
+                density,
+                X[train],
+                weight[train],
+                None if groups is None else groups[train],
+                self.noise,
+                self.trim,
+                rng,
+                list(coded),
+                around,
+            )
+            self._describe(from_pandas, rng)
+            self._calibrate(X_calibration)
+            self._set_offset(X, weight, rng)
         return self
 
     @classmethod

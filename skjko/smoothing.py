@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,7 @@ def fit(
     trim: float,
     rng: np.random.RandomState,
     fixed: Sequence[int] = (),
+    around: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[JKOFlowDensity, float, int]:
     """Fit a density to samples with noise; with `trim`, again without the outliers.
 
@@ -100,6 +102,8 @@ def fit(
     rng : RandomState
     fixed : sequence of int, default=()
         Features that get no noise.
+    around : callable, default=nullcontext
+        Returns a context in which a density is fitted.
 
     Returns
     -------
@@ -114,12 +118,16 @@ def fit(
         if coarse.max_iter != "auto":
             coarse.max_iter = math.ceil(_COARSE_SHARE * coarse.max_iter)
         level = max(_noise(noise, len(X)), _COARSE_NOISE)
-        scores = _fitted(coarse, X, weight, groups, level, rng, fixed).score_samples(X)
+        with around(coarse):
+            coarse = _fitted(coarse, X, weight, groups, level, rng, fixed)
+        scores = coarse.score_samples(X)
         kept = np.sort(np.argsort(scores, kind="stable")[n_trimmed:])
         X, weight = X[kept], weight[kept]
         groups = None if groups is None else groups[kept]
     level = _noise(noise, len(X))
-    density = _fitted(clone(density), X, weight, groups, level, rng, fixed)
+    density = clone(density)
+    with around(density):
+        density = _fitted(density, X, weight, groups, level, rng, fixed)
     return density, level, n_trimmed
 
 

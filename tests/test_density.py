@@ -2,13 +2,18 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import importlib.util
 import math
 import pickle
+import re
+import sys
+import threading
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import torch
 from helpers import process_state, quick
 from scipy import sparse
@@ -20,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skjko import JKOFlowDensity, JKOSchedule, MLPField, RungeKutta, VelocityField
+from skjko.callbacks import EarlyStopping
 from skjko.datasets import moons
 from skjko.transforms import Asinh, MixtureMap, Transform, Whitening
 
@@ -1031,14 +1037,82 @@ def test_fitted_model_is_frozen_float64(density):
 def test_verbose_prints_blocks(X, capsys, n):
     density = quick(verbose=True).fit(X[:n])
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("fit of JKOFlowDensity(")
+    assert "verbose=True" in lines[0]
+    assert "higher is better" in lines[1]
+    assert ("3-fold cross-validation" in lines[1]) == (n < 1000)
+    assert lines[2] == "selection: the flow starts from a Gaussian"
+    before, *scores = density.validation_scores_
+    assert lines[3].endswith(f": {before:.4f}")
+    titles = "round block step size displacement validation score gain seconds"
+    assert lines[4].split() == titles.split()
     assert density.n_blocks_ >= 1
-    assert all(line.startswith("[JKOFlowDensity] block ") for line in lines)
+    rows = [line.split() for line in lines if line.startswith("grow ")]
+    kept = [row for row in rows if row[-1] != "dropped"]
     # After cross-validation, blocks are trained again on all samples.
-    kept = [line for line in lines if " kept " in line and "validation score" in line]
-    assert len(kept) == density.n_blocks_
-    assert "validation score" in lines[0]
+    tables = [kept[: density.n_blocks_], kept[density.n_blocks_ :]]
+    assert len(tables[1]) == (density.n_blocks_ if n < 1000 else 0)
+    for row, score, i in zip(tables[0], scores, range(100), strict=False):
+        last = density.validation_scores_[i]
+        assert row[1] == f"{i + 1}"
+        assert row[4:6] == [f"{score:.4f}", f"{score - last:+.4f}"]
+    for row in tables[1]:
+        assert row[4:6] == ["-", "-"]
+    moved = tables[1] or tables[0]
+    assert [row[3] for row in moved] == [f"{m:.3f}" for m in density.movements_]
     quick().fit(X[:n])
     assert capsys.readouterr().out == ""
+
+
+def test_verbose_lines_of_threads_begin_with_their_names(X, capsys):
+    def fit():
+        quick(verbose=1, early_stopping=False, max_blocks=1).fit(X[:100])
+
+    thread = threading.Thread(target=fit, name="second")
+    thread.start()
+    thread.join()
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("[second] ") for line in lines)
+    assert lines[1].startswith("[second] no validation; ")
+    assert lines[-1].split()[1:3] == ["grow", "1"]
+
+
+def test_verbose_output_says_what_was_chosen_and_what_became_of_rounds(X, capsys):
+    schedule = JKOSchedule(n_reparameterizations=0, n_refinements=1)
+    one = quick(init="auto", transforms="auto", schedule=schedule, verbose=1)
+    density = one.fit(X[:1100])
+    lines = capsys.readouterr().out.splitlines()
+    # A flow was chosen, but its short training leaves it behind the mixture.
+    (selection,) = (line for line in lines if line.startswith("selection: "))
+    assert "the flow starts from a Gaussian" in selection
+    n = len(density.selection_) - 1
+    assert f"preferred to {n} other candidate" in selection
+    assert next(c for c in density.selection_ if c.chosen).start == "mixture"
+    at = [line.startswith("the mixture scored higher") for line in lines].index(True)
+    scores = [line for line in lines if line.startswith("validation score before")]
+    assert lines[at + 1] == scores[1]
+    assert scores[1].endswith(f"{density.validation_scores_[0]:.4f}")
+    lines = lines[at:]
+    rounds = [r for r in density.history_ if r.round != "grow"]
+    assert [line for line in lines if line.endswith(("accepted", "rejected"))] == [
+        f"{r.round}: {'accepted' if r.accepted else 'rejected'}" for r in rounds
+    ]
+    assert rounds
+
+
+def test_callbacks_of_an_old_scikit_learn_are_a_clear_error(monkeypatch):
+    # As with scikit-learn 1.8. Where it is that, the estimators say so, too.
+    have_callbacks = importlib.util.find_spec("sklearn.callback") is not None
+    monkeypatch.setitem(sys.modules, "sklearn.callback", None)
+    spec = importlib.util.find_spec("skjko.callback_support")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    installed = re.escape(sklearn.__version__)
+    with pytest.raises(ImportError, match=rf"1\.9 or later.* {installed}\. Install"):
+        module.CallbackSupport().set_callbacks(EarlyStopping())
+    if not have_callbacks:
+        with pytest.raises(ImportError, match=r"pip install 'scikit-learn>=1\.9'"):
+            quick().set_callbacks()
 
 
 def test_normal_fits_do_not_warn(X):

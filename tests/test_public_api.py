@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import skjko
+import skjko.callbacks
 import skjko.datasets
 import skjko.io
 import skjko.metrics
@@ -20,6 +21,7 @@ from skjko.transforms.discrete import DiscreteGrid
 
 PACKAGES = (
     skjko,
+    skjko.callbacks,
     skjko.transforms,
     skjko.metrics,
     skjko.datasets,

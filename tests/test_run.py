@@ -62,6 +62,24 @@ def test_listeners_are_told_of_tasks_in_order():
     ]
 
 
+@pytest.mark.parametrize("answers", [(None, None), (True, None), (None, True)])
+def test_all_listeners_are_told_of_an_event_and_one_may_ask_for_the_end(answers):
+    class Asking(Recorder):
+        def __init__(self, answer):
+            super().__init__()
+            self.answer = answer
+
+        def on_event(self, event):
+            super().on_event(event)
+            return self.answer
+
+    listeners = [Asking(answer) for answer in answers]
+    run = Run(0, listeners)
+    told = run.do(Task("a"), lambda budget, _: budget.report("evaluation", n_iter=1))
+    assert told == any(answers)
+    assert all(one.seen[1] == ("evaluation", {"n_iter": 1}) for one in listeners)
+
+
 def test_a_known_result_is_not_computed_and_takes_its_time():
     clock = FakeClock()
     run = Run(0, [Recorder({"a": (5, 3.0)})], clock)

@@ -147,8 +147,12 @@ class BlockFit:
 
     def run(self, n_iter, fallback=None):
         """Train for so many iterations, or for as long as there is time."""
-        if self._n_done < n_iter and self.progress < 1:
-            self._advance(n_iter=n_iter)
+        n, report, stop = self._config.n_evaluations, self._budget.report, False
+        while self._n_done < n_iter and self.progress < 1 and not stop:
+            target = (math.floor(self.progress * n) + 1) / n
+            report("iterations", n_iter=self._n_done)
+            self._advance(target, n_iter)
+            stop = report("evaluation", n_iter=self._n_done, objective=None)
         self._best, self._n_best = fallback, 0
         if not self.failed:
             self._best, self._n_best = self._averages(), self._n_done
@@ -201,9 +205,11 @@ class BlockFit:
                 best, self._best = value, copy.deepcopy(self._averages())
         n_few = self._iterations_of(_MIN_EPOCHS)
         n_worse, n = 0, self._config.n_evaluations
-        seconds, clock = 0.0, self._budget.clock
-        while self.progress < 1 and not self.failed:
+        seconds, clock, report = 0.0, self._budget.clock, self._budget.report
+        stop = False
+        while self.progress < 1 and not self.failed and not stop:
             target = (math.floor(self.progress * n) + 1) / n
+            report("iterations", n_iter=self._n_done)
             begin = clock()
             self._advance(target)
             # Under a time limit, evaluations take no more of it than the training.
@@ -214,7 +220,7 @@ class BlockFit:
             seconds = clock() - begin
             value = pooled(self._validation, values)[0]
             self._evaluations.append((self._n_done, value))
-            self._budget.report("evaluation", n_iter=self._n_done, objective=value)
+            stop = report("evaluation", n_iter=self._n_done, objective=value)
             if value < best:
                 best, n_worse = value, 0
                 self._best, self._n_best = copy.deepcopy(averages), self._n_done

@@ -19,9 +19,10 @@ from dataclasses import replace
 from functools import partial
 
 from skjko.flow import schedule
-from skjko.flow.block_training import BlockFit, iterations, radius
+from skjko.flow.block_training import BlockFit, radius
 from skjko.flow.blocks import Block
 from skjko.flow.folds import Fold, displacement, displacement_share, gain, pooled
+from skjko.flow.pilot import n_affordable
 from skjko.flow.records import BlockRecord, Round
 from skjko.flow.run import Task
 
@@ -41,18 +42,8 @@ _LEAST_GAIN = {
     REPARAMETERIZE: -1.0,
     REFINE: 1.0,
 }
-# A block that was best after no more than this share of its iterations overfits. The
-# block in its place has at least so much weight decay, and a learning rate so many
-# times as high: decay is relative to it.
-_EARLY, _LEAST_DECAY, _FASTER = 0.6, 0.5, 2.0
-# Under a time limit blocks are so few that each gets so many iterations, or sees every
-# sample so often. A pilot of some iterations tells how long they take.
-_MIN_ITERATIONS, _MIN_EPOCHS, _N_WARM_UP, _N_PILOT = 400, 25, 2, 4
-
-
-def enough_iterations(n_samples, batch_size):
-    """Return the iterations in which a block sees all samples often enough."""
-    return iterations(_MIN_EPOCHS, n_samples, batch_size)
+# A block that was best after no more than this share of its iterations overfits.
+_EARLY = 0.6
 
 
 class FlowTrainer:
@@ -82,6 +73,8 @@ class FlowTrainer:
         Numbers of blocks that could not be trained.
     interrupted : bool
         Whether the user interrupted the training. Finished blocks are kept.
+    ended : bool
+        Whether the user or a listener ended it.
     behind : list of Fold
         The folds behind all blocks.
     """
@@ -91,7 +84,7 @@ class FlowTrainer:
         self._new_field = new_field
         self.flows = flows or [[] for _ in folds]
         self.rounds = list(rounds)
-        self.failed, self.interrupted = [], False
+        self.failed, self.interrupted, self._stopped = [], False, False
         self.behind = self._pushed(self.flows)
         self._start, self._pretraining = None, []
         self._dropped_early = False
@@ -102,6 +95,11 @@ class FlowTrainer:
     def decides(self):
         """Whether there are validation samples to decide by."""
         return self.folds[0].validation is not None
+
+    @property
+    def ended(self):
+        """Whether the user or a listener ended the training."""
+        return self.interrupted or self._stopped
 
     def behind_some(self, n):
         """Return the folds behind all blocks, with at most n training samples."""
@@ -166,10 +164,10 @@ class FlowTrainer:
         for i in range(rounds.n_reparameterizations):
             part = _part(share, 0, n_rounds - i)
             even = schedule.evenness(self.step_sizes, self.displacements) <= EVEN
-            if self.interrupted or even or not self.reparameterize(cap, part):
+            if self.ended or even or not self.reparameterize(cap, part):
                 break
         for i in range(rounds.n_refinements):
-            if self.interrupted or not self.records:
+            if self.ended or not self.records:
                 break
             if not self.refine(_part(share, 0, rounds.n_refinements - i)):
                 break
@@ -193,7 +191,8 @@ class FlowTrainer:
         n = max(1, n_iter // self.config.pretraining_stride)
         config = replace(self.config, max_iter=n_iter, n_evaluations=n, patience=1)
         start = self._start or self._new_blocks(self.folds, schedule.FREE, number)
-        task = Task(f"{self.name}/pretrain/{number}", share, {"kind": "pretrain"})
+        info = {"kind": "pretrain", "n_parts": n}
+        task = Task(f"{self.name}/pretrain/{number}", share, info)
 
         with self.run.running(task) as job:
             if job.result is None:
@@ -263,7 +262,7 @@ class FlowTrainer:
             i for i, r in enumerate(rounds) if r.kind == REGULARIZE and r.accepted
         ]
         for i, decided in enumerate(rounds):
-            if self.interrupted:
+            if self.ended:
                 break
             if not decided.accepted or any(i < k for k in replaced):
                 self.rounds.append(decided)
@@ -309,7 +308,9 @@ class FlowTrainer:
         """
         flows = [flow[:n_kept] for flow in self.flows]
         folds, records, n_minibatches = self._pushed(flows), self.records[:n_kept], 0
-        config, left = self._config_of(kind), list(step_sizes)
+        config, left = self.config, list(step_sizes)
+        if kind == REGULARIZE:
+            config = config.regularized()
         if plan is None and again is None:
             left, plan = self._affordable(kind, left, folds, share, config)
         elif plan is None and not self.decides:
@@ -335,7 +336,7 @@ class FlowTrainer:
                 if result.blocks is None:
                     if result.failed:
                         self.failed.append(len(records) + 1)
-                    self._report(task, "dropped", result, None)
+                    self._report(task, "dropped", None, flows, records, False)
                     break
                 blocks = result.blocks_like(start)
                 pushed = [f.push(b) for f, b in zip(folds, blocks, strict=True)]
@@ -347,21 +348,24 @@ class FlowTrainer:
                     self._dropped_early |= result.overfits and kind == GROW
                     if moved < config.movement_tol or result.overfits:
                         left = [h for h in left if math.isinf(h)]
-                    self._report(task, "dropped", result, record)
+                    if self._report(task, "dropped", record, flows, records, False):
+                        break
                     continue
                 for flow, block in zip(flows, blocks, strict=True):
                     flow.append(block)
                 folds = pushed
                 records.append(record)
-                self._report(task, "kept", result, record)
+                is_whole = again is None or not left
+                if self._report(task, "kept", record, flows, records, is_whole):
+                    break
         except KeyboardInterrupt:
             self.interrupted = True
-            if again is not None:
-                # Half of a round is none.
-                self.rounds.append(Round(kind, records, 0, False, n_minibatches))
-                return False
             flows = [flow[: len(records)] for flow in flows]
             folds = self._pushed(flows)
+        if again is not None and self.ended and len(records) < len(step_sizes):
+            # Half of a round is none.
+            self.rounds.append(Round(kind, records, 0, False, n_minibatches))
+            return False
         return self._conclude(kind, flows, folds, records, n_kept, n_minibatches)
 
     def _conclude(self, kind, flows, folds, records, n_kept, n_minibatches):
@@ -372,6 +376,7 @@ class FlowTrainer:
         self.rounds.append(Round(kind, records, n_kept, accepted, n_minibatches))
         if accepted:
             self.flows, self.behind = flows, folds
+        self.run.report(None, "round", round=kind, accepted=accepted)
         return accepted
 
     def _begin(self, kind, flows, folds, step_size, attempt, again=None):
@@ -402,15 +407,6 @@ class FlowTrainer:
             blocks.append(Block(field.to(fold.train.x.device), r, step_size, n_steps))
         return blocks
 
-    def _config_of(self, kind):
-        if kind != REGULARIZE:
-            return self.config
-        return replace(
-            self.config,
-            alpha=max(self.config.alpha, _LEAST_DECAY),
-            learning_rate=_FASTER * self.config.learning_rate,
-        )
-
     def _affordable(self, kind, step_sizes, folds, share, config):
         """Return as many step sizes as there is time for: the first, and the last.
 
@@ -419,25 +415,17 @@ class FlowTrainer:
         key = f"{self.name}/{len(self.rounds)}-{kind}/plan"
         with self.run.running(Task(key, share, {"kind": "plan"})) as job:
             if job.result is None:
-                job.result = self._n_affordable(kind, step_sizes, folds, config, job)
+
+                def new_blocks():
+                    empty = [[] for _ in folds]
+                    return self._begin(kind, empty, folds, step_sizes[0], 0)
+
+                job.result = n_affordable(
+                    len(step_sizes), folds, new_blocks, config, job
+                )
         n = max(1, min(job.result, len(step_sizes)))
         sizes = [*step_sizes[: n - 1], step_sizes[-1]]
         return sizes, None if self.decides else self._whole_plan(sizes)
-
-    def _n_affordable(self, kind, step_sizes, folds, config, job):
-        """Return how many blocks there is time for, by a few iterations of one."""
-        if len(step_sizes) == 1 or math.isinf(job.budget.seconds):
-            return len(step_sizes)
-        start = self._begin(kind, [[] for _ in folds], folds, step_sizes[0], 0)
-        pilot = BlockFit(folds, start, config, job)
-        pilot.run(_N_WARM_UP)
-        begin = job.budget.clock()
-        pilot.run(_N_WARM_UP + _N_PILOT)
-        seconds = (job.budget.clock() - begin) / _N_PILOT
-        n = max(len(fold.train) for fold in folds)
-        enough = min(enough_iterations(n, config.batch_size), config.max_iter)
-        needed = seconds * max(_MIN_ITERATIONS, enough)
-        return int(job.budget.seconds / needed) if needed else len(step_sizes)
 
     def _whole_plan(self, step_sizes):
         n = self.config.max_iter
@@ -446,8 +434,8 @@ class FlowTrainer:
     @property
     def _overfits(self):
         """Whether a block was at its best well before its training was over."""
-        if self.interrupted or not (self.decides and self.records):
-            return self._dropped_early and not self.interrupted
+        if self.ended or not (self.decides and self.records):
+            return self._dropped_early and not self.ended
         latest = [r for r in self.rounds if r.accepted][-1]
         early = any(
             r.n_iter - r.n_pretrained <= _EARLY * (r.n_planned - r.n_pretrained)
@@ -456,15 +444,17 @@ class FlowTrainer:
         return early and latest.kind != REGULARIZE
 
     def _task(self, kind, attempt, number, step_size, share):
-        info = {"kind": kind, "block": number, "step_size": step_size}
+        n = self.config.n_evaluations
+        info = {"kind": kind, "block": number, "step_size": step_size, "n_parts": n}
         key = f"{self.name}/{len(self.rounds)}-{kind}/{attempt}"
         return Task(key, share, info)
 
-    def _report(self, task, became, result, record):
-        n_run, score = result.n_minibatches // len(self.folds), None
-        if record is not None:
-            score = record.validation_score
-        self.run.report(task, became, n_iter=result.n_iter, n_run=n_run, score=score)
+    def _report(self, task, became, record, flows, records, is_whole=True):
+        """Tell what became of a block; return whether a listener ends the training."""
+        blocks = list(flows[0]) if is_whole else None
+        values = {"record": record, "records": list(records), "blocks": blocks}
+        self._stopped |= self.run.report(task, became, **values)
+        return self._stopped
 
     def _pushed(self, flows):
         """The folds behind all blocks of their flows."""

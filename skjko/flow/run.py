@@ -3,9 +3,10 @@
 A fit is a sequence of tasks, such as growing a mixture or training a block. Everything
 that takes long or reads the clock happens inside a task, and the result of a task
 depends on nothing but its key, its inputs and the clock. Listeners are told when tasks
-begin and end, and how they get on: the history, verbose output, the time limit and the
+begin and end, and how they get on: verbose output, callbacks, the time limit and the
 checkpoint are listeners. One that knows the result of a task (the checkpoint) gives it
-when the task begins, and the task is not run.
+when the task begins, and the task is not run. One may ask for the end of what an event
+is of (callbacks do).
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -32,7 +33,9 @@ class Task:
     share : float
         Share of the time left that it may take, where there is a time limit.
     info : dict
-        What is known of it when it begins, for listeners.
+        What is known of it when it begins, for listeners: its `kind`, and of a block
+        also its number (`block`), `step_size` and the number of evaluations
+        (`n_parts`), at most.
     """
 
     key: str
@@ -42,9 +45,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Event:
-    """A report of a task: `kind` says of what, `values` are numbers by their names."""
+    """A report of a task, or of the fit, where `task` is None.
 
-    task: Task
+    Attributes
+    ----------
+    task : Task or None
+    kind : str
+        Of the fit: "split" (`n_folds`, validation `points`), "selected" (what stands in
+        front of the blocks), "round" (that is over: `round`, `accepted`). Of a task:
+        "iterations" (some of them begin), "evaluation" (they are over: `n_iter` so far,
+        mean `objective` of the validation samples), and what became of a block, "kept"
+        or "dropped": its `record` (None if it failed), the `records` of those that its
+        round has so far, and the `blocks` of the first fold: None if it was dropped, or
+        if others in it are still to be trained again.
+    values : dict
+    """
+
+    task: Task | None
     kind: str
     values: dict
 
@@ -56,7 +73,11 @@ class Listener:
         """Return the result of a task that need not be run, or None."""
 
     def on_event(self, event):
-        """Take note of an event within a task."""
+        """Take note of an event; return whether to end what it is of.
+
+        An evaluation is of the training of a block, which then has its best weights so
+        far. What became of a block is of all training: the blocks so far are kept.
+        """
 
     def on_end(self, task, result, seconds):
         """Take note of the result of a task, and of the seconds that it took."""
@@ -64,6 +85,16 @@ class Listener:
     def progress(self):
         """Return the share of the present task's budget that is used, from 0 to 1."""
         return 0.0
+
+
+def mark_of_hook(error):
+    """Mark an error as one of the user's code that a listener called."""
+    error.is_of_hook = True
+
+
+def is_of_hook(error):
+    """Return whether an error was raised by the user's code that a listener called."""
+    return getattr(error, "is_of_hook", False)
 
 
 class Clock:
@@ -144,8 +175,8 @@ class Budget:
         return self._run.clock()
 
     def report(self, kind, **values):
-        """Tell the listeners of an event."""
-        self._run.report(self._task, kind, **values)
+        """Tell the listeners of an event; return whether one asks for the end."""
+        return self._run.report(self._task, kind, **values)
 
 
 @dataclass
@@ -206,9 +237,11 @@ class Run:
         return job.result
 
     def report(self, task, kind, **values):
-        """Tell the listeners of an event of a task."""
-        for one in self.listeners:
-            one.on_event(Event(task, kind, values))
+        """Tell the listeners of an event; return whether one asks for the end."""
+        event = Event(task, kind, values)
+        # All of them are told.
+        answers = [one.on_event(event) for one in self.listeners]
+        return any(answers)
 
     def generator(self, key):
         """Return the source of a task's random numbers: a function of seed and key."""

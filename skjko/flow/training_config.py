@@ -2,9 +2,13 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from skjko.flow.base import StandardNormal
+
+# A block in place of those that overfit has at least so much weight decay, and a
+# learning rate so many times as high: decay is relative to it.
+_LEAST_DECAY, _FASTER = 0.5, 2.0
 
 
 @dataclass(frozen=True)
@@ -66,3 +70,8 @@ class TrainingConfig:
     # Mean gain in nats that may be the solver's error before its steps are doubled.
     max_solver_gain: float = 2.0
     base: StandardNormal = field(default_factory=StandardNormal)
+
+    def regularized(self):
+        """Return the settings of a block in place of those that overfit."""
+        alpha = max(self.alpha, _LEAST_DECAY)
+        return replace(self, alpha=alpha, learning_rate=_FASTER * self.learning_rate)

@@ -19,7 +19,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from skjko.data.chunks import fingerprint
-from skjko.flow.run import Listener
+from skjko.flow.run import Listener, is_of_hook
 from skjko.io import format as file_format
 from skjko.io.registry import CLASSES, own_classes
 from skjko.io.state import pack, unpack
@@ -99,7 +99,7 @@ def reading(checkpoint):
     try:
         yield
     except (TypeError, LookupError, AttributeError) as error:
-        if checkpoint is None or not checkpoint.has_read:
+        if checkpoint is None or not checkpoint.has_read or is_of_hook(error):
             raise
         raise ValueError(
             f"Cannot go on from {str(checkpoint.folder)!r}: its files do not fit "

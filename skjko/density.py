@@ -20,6 +20,7 @@ from skjko.callback_support import CallbackSupport
 from skjko.components import JKOSchedule, RungeKutta, VelocityField
 from skjko.data import repeats
 from skjko.data.frames import Table, check_values
+from skjko.fitted_flow import record
 from skjko.flow import threads
 from skjko.flow.run import Clock, Run, TimeLimit
 from skjko.inputs import warn_user
@@ -374,7 +375,7 @@ class JKOFlowDensity(
             )
             fitted.parameters = copy.deepcopy(self.get_params(deep=False))
             estimator._table, estimator.field_ = table, field
-            estimator._record(fitted, errors)
+            record(estimator, fitted, errors)
             estimator._n_features_out = X.shape[1]
             return errors
 

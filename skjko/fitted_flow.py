@@ -96,6 +96,13 @@ class FittedFlow:
         return bundle
 
 
+def record(
+    estimator: FittedFlow, fitted: Fitted, errors: list[Discretization]
+) -> None:
+    """Set the fitted attributes of an estimator."""
+    estimator._record(fitted, errors)
+
+
 def log_density(estimator: FittedFlow, X: NDArray[Any]) -> Floats:
     """Return log-densities of samples that are validated already, without warnings."""
     return estimator._scorer.log_density(X)

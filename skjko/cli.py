@@ -347,7 +347,8 @@ def _described(found):
         told = "" if values is None else f": {', '.join(map(str, values[:8]))}"
         more = "" if values is None or len(values) <= 8 else ", ..."
         yield f"  {feature['name']} ({feature['type']}){told}{more}"
-    names = [*found["transforms"], f"{len(found['step_sizes'])} blocks"]
+    n = len(found["step_sizes"])
+    names = [*found["transforms"], f"{n} block{'s' * (n != 1)}"]
     if found["base"] is not None:
         names.append(f"base {found['base']}")
     yield f"model: {', '.join(names)}; {found['n_weights']} numbers"

@@ -96,9 +96,7 @@ class FittedFlow:
         return bundle
 
 
-def record(
-    estimator: FittedFlow, fitted: Fitted, errors: list[Discretization]
-) -> None:
+def record(estimator: FittedFlow, fitted: Fitted, errors: list[Discretization]) -> None:
     """Set the fitted attributes of an estimator."""
     estimator._record(fitted, errors)
 

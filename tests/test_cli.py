@@ -5,6 +5,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_progress_and_summary_are_on_stderr(run):
     args = ("fit", "data.csv", "-o", "m", "--max-iter", 5, "--max-blocks", 1)
     result = run(*args, "--init", "gaussian", "--random-state", 0)
     assert result.stdout == ""
-    assert "[JKOFlowDensity] block 1" in result.stderr
+    assert re.search(r"^grow +1 +free ", result.stderr, re.MULTILINE)
     assert "4 features." in result.stderr
     result = run(*args, "--quiet")
     assert (result.stdout, result.stderr) == ("", "")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import joblib
 import numpy as np
@@ -167,11 +168,7 @@ def test_newtons_method_in_threads(monkeypatch):
     """Where corrections do not invert a block, derivatives in forward mode do."""
     from skjko.flow import ode
 
-    solve = ode._solve_step
-
-    def without_corrections(step, back, y, tol):
-        return solve(step, back, y, tol, n_corrections=0)
-
+    without_corrections = partial(ode._solve_step, n_corrections=0)
     monkeypatch.setattr(ode, "_solve_step", without_corrections)
     fitted = quick().fit(X)
     Z = fitted.transform(X)

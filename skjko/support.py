@@ -53,7 +53,7 @@ class Support:
     --------
     >>> import numpy as np
     >>> from skjko.support import Support
-    >>> from skjko.transforms.discrete import DiscreteGrid, average, cell_noise
+    >>> from skjko.transforms.discrete import DiscreteGrid
     >>> lower, upper = np.array([0.0, -np.inf]), np.array([np.inf, np.inf])
     >>> Support(DiscreteGrid.none(2), lower, upper)
     Support(n_features=2, n_discrete=0, n_bounded=1, n_atoms=0)

@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -28,8 +29,6 @@ from skjko.transforms.base import Chain, normal_log_prob
 from skjko.transforms.mixture_map import MixtureMap
 
 _BASE = StandardNormal()
-# Training samples that a mixture is fitted to for a first look.
-_N_TRIAL = 10_000
 
 
 class Candidate:
@@ -62,7 +61,7 @@ class Candidate:
         self.name, self.chains, self.folds = name, chains, folds
         self.n_samples = n_samples
         self.growth, self.n_components = [], 1
-        self.trainer, self.has_mixture = None, False
+        self.trainer, self.has_mixture, self._rate = None, False, 0.0
         self.losses = [fold.nll(_BASE) for fold in folds]
 
     def __repr__(self):
@@ -164,18 +163,67 @@ class Candidate:
         """Make the trainer of a flow behind the transforms."""
         self.trainer = FlowTrainer(self.folds, new_field, config, run, self.name)
 
-    def pretrain(self, number, share, n_iter):
+    def pretrain(self, share, n_iter):
         """Train a first block for some time, from where it is; update the losses."""
-        self.losses = self.trainer.pretrain(number, share, n_iter)
+        trainer = self.trainer
+        n_before, before = trainer.n_pretrained, trainer.score
+        self.losses = trainer.pretrain(share, n_iter)
+        if trainer.n_pretrained > n_before > 0:
+            more = math.log(trainer.n_pretrained / n_before)
+            self._rate = max(trainer.score - before, 0.0) / more
 
-    def try_base(self, run, share, operations):
-        """Fit a mixture to the latents; update the losses, and return if it gains."""
-        task = Task(f"{self.name}/base/first", share, {"kind": "base"})
-        folds = self.trainer.behind_some(_N_TRIAL)
+    def may_reach(self, score, run, share):
+        """Return whether a block that is trained on may come to a validation score.
+
+        Parameters
+        ----------
+        score : float
+        run : Run
+        share : float
+            Of the time left, for the training.
+
+        Notes
+        -----
+        The gain falls in the logarithm of the iterations: to go on at the latest rate
+        is the most that can be hoped for.
+        """
+        trainer, n_done = self.trainer, self.trainer.n_pretrained
+        task = Task(f"{trainer.name}/pretrain/{n_done}/plan", share, {"kind": "plan"})
+
+        def affordable(budget, generator):
+            if math.isinf(budget.seconds):
+                return trainer.config.max_iter
+            return int(budget.seconds / trainer.seconds)
+
+        n_left = run.do(task, affordable) if n_done else 0
+        if n_left <= 0:
+            return False
+        return self.score + self._rate * math.log(1 + n_left / n_done) > score
+
+    def try_base(self, run, name, share, operations, n_samples=None):
+        """Fit a mixture to the latents; update the losses, and return if it gains.
+
+        Parameters
+        ----------
+        run : Run
+        name : str
+            Of the trial, among those behind the same block.
+        share : float
+            Of the time left.
+        operations : float
+            Largest number of floating-point operations.
+        n_samples : int, optional
+            Largest number of training samples; all by default.
+        """
+        key = f"{self.name}/base/{name}/{self.trainer.n_slices}"
+        folds = self.trainer.behind_some(n_samples or len(self.folds[0].train))
+        task = Task(key, share, {"kind": "base"})
         growth = choose(grow(folds, [], operations, run, task))
         losses = [
             loss - _gain_of(growth.mixture(i), fold.validation.x)
-            for i, (loss, fold) in enumerate(zip(self.losses, folds, strict=True))
+            for i, (loss, fold) in enumerate(
+                zip(self.trainer.losses(), folds, strict=True)
+            )
         ]
         if growth.n_components == 1 or gain(folds, self.losses, losses) <= 1:
             return False

@@ -152,13 +152,16 @@ def _trained(chosen, pairs, config, run, earlier, interrupted):
     _tell(run, config, *front, plain)
     # Cross-validation is followed by a training on all samples.
     share = len(pairs) / (len(pairs) + 1) if len(pairs) > 1 else 1.0
+    if chosen.may_have_base:
+        # What is finer than a smooth flow is left to its base.
+        trainer.config = trainer.config.regularized()
     if _can_train(trainer):
         trainer.train(
             config.rounds, share * (_FLOW_SHARE if chosen.may_have_base else 1.0)
         )
     if chosen.may_have_base and not trainer.ended:
         growth = _base_growth(trainer, config, run, share)
-    score = -pooled(trainer.behind, trainer.losses())[0]
+    score = trainer.score
     if growth is not None:
         # Of the latents, where the blocks and all before them have a log-determinant.
         gain = float(growth.scores) - _latent_score(trainer)

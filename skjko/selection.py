@@ -23,12 +23,14 @@ from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
 
 # Shares of the time left that a slice of the candidates may take: mixtures with few
-# components, a first block, and both again.
-_MIXTURE_SHARE, _BLOCK_SHARE, _LAST_SHARE = 0.04, 0.05, 0.1
+# components, a first block, both again, and a block for as long as it may catch up.
+_MIXTURE_SHARE, _BLOCK_SHARE, _LAST_SHARE, _LONG_SHARE = 0.04, 0.05, 0.1, 0.5
 # Iterations of a first block in the first slice, and in the last.
 _N_FIRST, _N_LAST = 50, 100
 # Floating-point operations of a mixture in the first slice, and in the last.
 _FIRST_OPERATIONS, _LAST_OPERATIONS = 3e10, 2e11
+# Training samples that a mixture is fitted to for a first look behind a block.
+_N_TRIAL = 10_000
 # Candidates that a first block is trained for, with one split and in cross-validation.
 _N_KEPT, _N_KEPT_IN_FOLDS = 2, 1
 # Mixtures of more features would cost more than they gain.
@@ -108,15 +110,28 @@ class Selection:
         gaussian = self._best_flow(options[:n_kept] if may_mix else options)
         if mixture is None:
             return self._chosen(gaussian, "gaussian")
-        gaussian.pretrain(1, _LAST_SHARE, _N_LAST)
-        gains = gaussian.try_base(self._run, _MIXTURE_SHARE, _FIRST_OPERATIONS)
+        gaussian.pretrain(_LAST_SHARE, _N_LAST)
+        gains = self._base_gains(gaussian)
         mixture.grow_mixture(self._run, _LAST_SHARE, _LAST_OPERATIONS, 1)
+        while mixture.gain_over(gaussian) > _LEAST_GAIN and gaussian.may_reach(
+            mixture.score, self._run, _LONG_SHARE
+        ):
+            gaussian.pretrain(_LONG_SHARE, gaussian.trainer.n_pretrained)
+            gains = self._base_gains(gaussian)
         if mixture.gain_over(gaussian) > _LEAST_GAIN:
             self._note(gaussian, "gaussian")
             return self._chosen(mixture, "mixture")
         self._note(mixture, "mixture")
         self.base_gains, self.fallback = gains, mixture
         return self._chosen(gaussian, "gaussian")
+
+    def _base_gains(self, flow):
+        """Whether a mixture as the base gains; if it does, it has grown like others."""
+        few = _MIXTURE_SHARE, _FIRST_OPERATIONS, _N_TRIAL
+        if not flow.try_base(self._run, "first", *few):
+            return False
+        flow.try_base(self._run, "last", _LAST_SHARE, _LAST_OPERATIONS)
+        return True
 
     def _options(self):
         """Candidates with all column maps that change anything."""
@@ -166,7 +181,7 @@ class Selection:
         for flow in flows:
             flow.start_flow(self._config.new_field, self._config.training, self._run)
             if len(flows) > 1:
-                flow.pretrain(0, _BLOCK_SHARE, _N_FIRST)
+                flow.pretrain(_BLOCK_SHARE, _N_FIRST)
         best = max(flows, key=lambda flow: flow.score)
         for flow in flows:
             if flow is not best:

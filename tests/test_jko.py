@@ -496,6 +496,17 @@ def test_a_flow_that_overfits_is_trained_again_with_decay():
     assert scores[1] > scores[0]
 
 
+def test_pretrained_weights_are_no_reason_to_end_at_a_high_learning_rate():
+    # It loses at first what the end of the pretraining had gained, and gains it again.
+    trainer = planar(max_iter=200, learning_rate=0.05, patience=4)
+    trainer.pretrain(1.0, 200)
+    before = trainer.score
+    trainer.grow((math.inf,))
+    record = trainer.records[0]
+    assert record.n_iter - record.n_pretrained > 100
+    assert trainer.score > before + 0.01
+
+
 def test_all_rounds_run_in_full_without_validation():
     trainer = planar(validation=False, max_iter=20)
     trainer.train(RoundsConfig((0.5, math.inf), 1, 1, 8.0))

@@ -203,6 +203,8 @@ class BlockFit:
             value = pooled(self._validation, values)[0]
             if value < best:
                 best, self._best = value, copy.deepcopy(self._averages())
+        # What it was by an earlier learning rate's end is not reached again at once.
+        latest = math.inf if is_pretrained else best
         n_few = self._iterations_of(_MIN_EPOCHS)
         n_worse, n = 0, self._config.n_evaluations
         seconds, clock, report = 0.0, self._budget.clock, self._budget.report
@@ -222,8 +224,10 @@ class BlockFit:
             self._evaluations.append((self._n_done, value))
             stop = report("evaluation", n_iter=self._n_done, objective=value)
             if value < best:
-                best, n_worse = value, 0
+                best = value
                 self._best, self._n_best = copy.deepcopy(averages), self._n_done
+            if value < latest:
+                latest, n_worse = value, 0
                 continue
             if self._n_done < n_few:
                 continue

@@ -24,7 +24,7 @@ from skjko.flow.blocks import Block
 from skjko.flow.folds import Fold, displacement, displacement_share, gain, pooled
 from skjko.flow.pilot import n_affordable
 from skjko.flow.records import BlockRecord, Round
-from skjko.flow.run import Task
+from skjko.flow.run import Task, part_of
 
 GROW, REGULARIZE, EXTEND = "grow", "regularize", "extend"
 REPARAMETERIZE, REFINE = "reparameterize", "refine"
@@ -77,6 +77,10 @@ class FlowTrainer:
         Whether the user or a listener ended it.
     behind : list of Fold
         The folds behind all blocks.
+    n_slices, n_pretrained : int
+        How often a first block was pretrained, and for how many iterations in all.
+    seconds : float
+        Of such an iteration.
     """
 
     def __init__(self, folds, new_field, config, run, name, flows=None, rounds=()):
@@ -88,6 +92,7 @@ class FlowTrainer:
         self.behind = self._pushed(self.flows)
         self._start, self._pretraining = None, []
         self._dropped_early = False
+        self.n_slices, self.n_pretrained, self.seconds = 0, 0, 0.0
 
     # ------------------------------------------------------------------- results
 
@@ -134,6 +139,11 @@ class FlowTrainer:
         """Root mean square displacements of the training samples by the blocks."""
         return tuple(r.displacement for r in self.records)
 
+    @property
+    def score(self):
+        """Mean validation log-density behind all blocks, in nats."""
+        return self._score(self.behind)
+
     def losses(self):
         """Return -log p of the validation samples, one tensor a fold."""
         return [fold.nll(self.config.base) for fold in self.behind]
@@ -157,22 +167,22 @@ class FlowTrainer:
         sizes, cap = rounds.step_sizes, rounds.max_step_size
         n_rounds = rounds.n_reparameterizations + rounds.n_refinements
         if sizes:
-            part = _part(share, 0, 1 + n_rounds)
+            part = part_of(share, 0, 1 + n_rounds)
             self._round(GROW, sizes, part, n_kept=self._n_kept())
             if math.isinf(sizes[-1]) and self._overfits:
                 self.regularize(part)
         for i in range(rounds.n_reparameterizations):
-            part = _part(share, 0, n_rounds - i)
+            part = part_of(share, 0, n_rounds - i)
             even = schedule.evenness(self.step_sizes, self.displacements) <= EVEN
             if self.ended or even or not self.reparameterize(cap, part):
                 break
         for i in range(rounds.n_refinements):
             if self.ended or not self.records:
                 break
-            if not self.refine(_part(share, 0, rounds.n_refinements - i)):
+            if not self.refine(part_of(share, 0, rounds.n_refinements - i)):
                 break
 
-    def pretrain(self, number, share, n_iter):
+    def pretrain(self, share, n_iter):
         """Train a first block on, for selection, and return the losses that it gives.
 
         It is free, and what `grow` begins with. Its learning rate goes to zero every
@@ -180,19 +190,19 @@ class FlowTrainer:
 
         Parameters
         ----------
-        number : int
-            How often it was trained before.
         share : float
             Of the time left.
         n_iter : int
             Largest number of iterations.
         """
         n_iter = min(n_iter, self.config.max_iter)
-        n = max(1, n_iter // self.config.pretraining_stride)
-        config = replace(self.config, max_iter=n_iter, n_evaluations=n, patience=1)
-        start = self._start or self._new_blocks(self.folds, schedule.FREE, number)
+        config, most = self.config, self.config.n_evaluations
+        n = min(max(1, n_iter // config.pretraining_stride), most)
+        patience = config.patience if n == most else 1
+        config = replace(config, max_iter=n_iter, n_evaluations=n, patience=patience)
+        start = self._start or self._new_blocks(self.folds, schedule.FREE, 0)
         info = {"kind": "pretrain", "n_parts": n}
-        task = Task(f"{self.name}/pretrain/{number}", share, info)
+        task = Task(f"{self.name}/pretrain/{self.n_slices}", share, info)
 
         with self.run.running(task) as job:
             if job.result is None:
@@ -200,6 +210,9 @@ class FlowTrainer:
                 fit.search()
                 job.result = fit.result()
         result = job.result
+        self.n_slices += 1
+        self.n_pretrained += result.n_minibatches // len(self.folds)
+        self.seconds = result.seconds
         if result.blocks is not None:
             blocks = result.blocks_like(start)
             behind = self._pushed([[block] for block in blocks])
@@ -319,7 +332,7 @@ class FlowTrainer:
             for i in range(len(left)):
                 if not left:
                     break
-                part, h = _part(share, i, i + len(left)), left.pop(0)
+                part, h = part_of(share, i, i + len(left)), left.pop(0)
                 start = self._begin(kind, flows, folds, h, i, again)
                 is_pretrained = start[0].field in [b.field for b in self._start or []]
                 task = self._task(kind, i, len(records) + 1, h, part)
@@ -434,8 +447,10 @@ class FlowTrainer:
     @property
     def _overfits(self):
         """Whether a block was at its best well before its training was over."""
-        if self.ended or not (self.decides and self.records):
-            return self._dropped_early and not self.ended
+        if self.ended or self.config.is_regularized:
+            return False
+        if not (self.decides and self.records):
+            return self._dropped_early
         latest = [r for r in self.rounds if r.accepted][-1]
         early = any(
             r.n_iter - r.n_pretrained <= _EARLY * (r.n_planned - r.n_pretrained)
@@ -466,9 +481,7 @@ class FlowTrainer:
         return behind
 
     def _record(self, result, folds, blocks, pushed, before):
-        score = None
-        if self.decides:
-            score = -pooled(pushed, [f.nll(self.config.base) for f in pushed])[0]
+        score = self._score(pushed) if self.decides else None
         return BlockRecord(
             result.step_size,
             result.n_iter + len(before),
@@ -479,11 +492,9 @@ class FlowTrainer:
             len(before),
         )
 
+    def _score(self, folds):
+        return -pooled(folds, [fold.nll(self.config.base) for fold in folds])[0]
+
     def _gain(self, before, after):
         base = self.config.base
         return gain(before, [f.nll(base) for f in before], [f.nll(base) for f in after])
-
-
-def _part(share, i, n):
-    """Share of the time left for task i of n, which together have one of all."""
-    return share / n / (1 - i * share / n)

@@ -43,6 +43,11 @@ class Task:
     info: dict = field(default_factory=dict)
 
 
+def part_of(share, i, n):
+    """Return the share of the time left for task i of n, which have one of all."""
+    return share / n / (1 - i * share / n)
+
+
 @dataclass(frozen=True)
 class Event:
     """A report of a task, or of the fit, where `task` is None.

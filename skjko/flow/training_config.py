@@ -71,6 +71,11 @@ class TrainingConfig:
     max_solver_gain: float = 2.0
     base: StandardNormal = field(default_factory=StandardNormal)
 
+    @property
+    def is_regularized(self):
+        """Whether weights decay as much as in place of blocks that overfit."""
+        return self.alpha >= _LEAST_DECAY
+
     def regularized(self):
         """Return the settings of a block in place of those that overfit."""
         alpha = max(self.alpha, _LEAST_DECAY)

@@ -443,8 +443,8 @@ def test_pipe_between_processes(tmp_path):
     table().write_csv(tmp_path / "data.csv")
     skjko = f"{sys.executable} -m skjko"
     command = (
-        f"cat data.csv | {skjko} fit - -q -o - {' '.join(FAST)} > model && "
-        f"{skjko} sample model -n 500 --random-state 1 | {skjko} score model - --mean"
+        f"cat data.csv | {skjko} fit - -q -o - {' '.join(FAST)} "
+        f"| tee model | {skjko} sample - -n 500 --random-state 1"
     )
     root = str(Path(__main__.__file__).parents[1])
     result = subprocess.run(
@@ -456,9 +456,10 @@ def test_pipe_between_processes(tmp_path):
     )
     assert (result.returncode, result.stderr) == (0, "")
     density = JKOFlowDensity.load(tmp_path / "model")
-    assert float(result.stdout) == pytest.approx(
-        density.score(density.sample(500, random_state=1)), rel=1e-12
-    )
+    drawn = pl.read_csv(io.StringIO(result.stdout))
+    assert len(drawn) == 500
+    expected = density.score(density.sample(500, random_state=1))
+    assert density.score(drawn) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("missing", ["click", "polars"])

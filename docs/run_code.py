@@ -21,7 +21,11 @@ from pathlib import Path
 from skjko import JKOFlowDensity
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "five_minutes.md",
+    *sorted((ROOT / "docs" / "guide").glob("*.md")),
+]
 SECONDS = 4.0
 COMMAND = f'skjko() {{ "{sys.executable}" -m skjko "$@"; }}\n'
 

@@ -159,8 +159,10 @@ class FlowEstimator(
         positions : ndarray of shape (n_positions, n_samples, n_features)
             With `transforms`, first the data in data units, then the positions behind
             every one of `transforms_`. From there on, `n_between + 1` positions for
-            every block, and one more if the base is a mixture. The last ones are those
-            of `transform`.
+            every block, and one more if the base is a mixture. With `n_between=0` the
+            last ones are those of `transform`. Else every part of a block has as many
+            solver steps as the block in `transform`, and the last ones differ from it
+            by the solver's error, about 1e-4 or less.
         """
         X = self._validated_inside(X)
         self._check_count(n_between, "n_between", "trajectory", least=0)

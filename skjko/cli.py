@@ -14,14 +14,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from skjko.density import JKOFlowDensity
 from skjko.io import tables
 from skjko.io.info import file_info
-from skjko.outlier import JKOFlowOutlierDetector
-from skjko.smoothing import default_density
 from skjko.version import __version__
 
-_ESTIMATORS = {one.__name__: one for one in (JKOFlowDensity, JKOFlowOutlierDetector)}
+# Estimators are imported in functions: torch takes seconds, which help and `info` do
+# not need.
 _EPILOG = (
     'DATA and MODEL may be "-", standard input. A table is CSV with a header, or '
     "Parquet. Exit status: 0, 1 if the input is bad, 2 if the command is."
@@ -157,6 +155,8 @@ def fit(
 
     Progress goes to standard error.
     """
+    from skjko.density import JKOFlowDensity
+
     _check_folder(output)
     table = tables.read_table(data, form)
     extra = [name for name in (weights, groups) if name is not None]
@@ -218,10 +218,10 @@ def score(model, data, columns, drop, drop_missing, form, output, mean):
 @click.option("--format", "form", type=click.Choice(["csv", "parquet"]))
 def sample(model, n_samples, random_state, output, form):
     """Write new samples of a fitted density."""
-    estimator, _ = _load(model)
-    if not isinstance(estimator, JKOFlowDensity):
+    estimator, info = _load(model)
+    if info["class"] != "JKOFlowDensity":
         raise ValueError(
-            f"{model} is a {type(estimator).__name__}, which draws no samples. Fit a "
+            f"{model} is a {info['class']}, which draws no samples. Fit a "
             "density: skjko fit DATA -o MODEL."
         )
     drawn = estimator.sample(n_samples, random_state=random_state)
@@ -262,14 +262,17 @@ def outliers(
     nats), with --model "p_value", and "outlier". p-values hold for rows that the
     detector was not fitted on.
     """
+    from skjko.outlier import JKOFlowOutlierDetector
+    from skjko.smoothing import default_density
+
     if model is not None:
         for name, value in (("--contamination", contamination), ("--save", save)):
             if value is not None:
                 raise click.UsageError(f"{name} is for a new detector, not --model.")
         estimator, info = _load(model, data)
-        if not isinstance(estimator, JKOFlowOutlierDetector):
+        if info["class"] != "JKOFlowOutlierDetector":
             raise ValueError(
-                f"{model} is a {type(estimator).__name__}, and no outlier detector. "
+                f"{model} is a {info['class']}, and no outlier detector. "
                 "Write one with skjko outliers DATA --save MODEL."
             )
         X, rows = _known_features(info, data, columns, drop, drop_missing, form)
@@ -359,10 +362,9 @@ def _described(found):
             f"threshold: {found['threshold']:.4f} ({found['statistic']}), "
             f"{found['n_calibration']} calibration samples, noise {found['noise']:.3g}"
         )
-    kind = _ESTIMATORS.get(found["class"])
-    defaults = {} if kind is None else kind().get_params(deep=False)
+    yield "parameters, without those that are None:"
     for name, value in found["parameters"].items():
-        if value is not None and value != defaults.get(name):
+        if value is not None:
             yield f"  {name} = {json.dumps(value)}"
 
 
@@ -432,13 +434,17 @@ def _bounds(texts, X):
 
 def _load(path, data=None):
     """The estimator of a file, and what `file_info` says of it."""
+    from skjko.density import JKOFlowDensity
+    from skjko.outlier import JKOFlowOutlierDetector
+
+    kinds = {one.__name__: one for one in (JKOFlowDensity, JKOFlowOutlierDetector)}
     if path == data == tables.STANDARD:
         raise click.UsageError("MODEL and DATA cannot both be standard input.")
     with _on_disk(path) as file:
         info = file_info(file)
-        if info["class"] not in _ESTIMATORS:
+        if info["class"] not in kinds:
             raise ValueError(f"{path} holds a {info['class']}, and no estimator.")
-        return _ESTIMATORS[info["class"]].load(file), info
+        return kinds[info["class"]].load(file), info
 
 
 def _save(estimator, path):

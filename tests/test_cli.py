@@ -316,11 +316,20 @@ def test_info_tells_what_is_inside(run, model):
     assert "  city (String): Bonn, Oslo, Rome" in text
     assert "0 blocks" in text
     assert '  init = "gaussian"' in text
-    assert "max_iter" not in text
+    assert "time_limit" not in text
     found = json.loads(run("info", model, "--json").stdout)
     assert found == file_info(model)
     quick(max_blocks=1, early_stopping=False).fit(table()[:, :2]).save("free")
     assert json.loads(run("info", "free", "--json").stdout)["step_sizes"] == ["inf"]
+
+
+def test_info_and_help_load_no_torch(run, model):
+    code = (
+        "import sys; from skjko.cli import cli; "
+        "cli(sys.argv[1:], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    for args in (("info", model), ("fit", "--help"), ("--version",)):
+        subprocess.run([sys.executable, "-c", code, *args], check=True)
 
 
 def test_info_of_a_detector(run, detector):

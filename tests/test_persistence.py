@@ -37,7 +37,7 @@ from skjko import (
 from skjko.datasets import moons
 from skjko.io import file_info
 from skjko.io import format as file_format
-from skjko.io.persistence import FORMAT_VERSION
+from skjko.io.format import FORMAT_VERSION
 from skjko.transforms import (
     Asinh,
     Chain,

@@ -101,6 +101,21 @@ def test_docstring_of_method(path):
     assert found == []
 
 
+def test_every_public_name_is_in_the_reference():
+    page = Path(__file__).parents[1] / "docs" / "api.rst"
+    if not page.exists():
+        pytest.skip("the documentation is not here")
+    package, listed = None, set()
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith(".. currentmodule::"):
+            package = line.split()[-1]
+        elif line.startswith("   ") and not line.strip().startswith((":", "..")):
+            listed.add(f"{package}.{line.strip()}")
+    public = {f"{p.__name__}.{name}" for p in PACKAGES for name in p.__all__}
+    public |= {f"{one.__module__}.{one.__name__}" for one in INNER}
+    assert listed == public - {"skjko.__version__"}
+
+
 def untyped(function):
     """Return what a function has no type hints of."""
     names = inspect.signature(inspect.unwrap(function)).parameters

@@ -20,6 +20,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+FORMAT_VERSION = 1
+"""Version of the files of estimators. A change of any state needs a new one."""
+
 _DTYPES = {
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),

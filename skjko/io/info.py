@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skjko.io import format as file_format
-from skjko.io.persistence import FORMAT_VERSION
+from skjko.io.format import FORMAT_VERSION
 
 # Deeper than any state is nested.
 _MAX_DEPTH = 60

@@ -12,12 +12,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skjko.flow import threads
 from skjko.io import format as file_format
+from skjko.io.format import FORMAT_VERSION
 from skjko.io.registry import CLASSES, own_classes
 from skjko.io.state import pack, unpack
 from skjko.typing import State
-
-FORMAT_VERSION = 1
-"""Version of the file format. A change of any state needs a new one."""
 
 S = TypeVar("S", bound="Saved")
 

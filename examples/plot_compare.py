@@ -11,8 +11,8 @@ scores are in the same units. It depends on the data, and on the time that you h
 # %%
 # Three tables: clusters that are Gaussian, moons, and measurements of wines. Scalers
 # outside of the estimator change the units of scores, so their Jacobian is added. To
-# save time ``JKOFlowDensity`` trains no blocks here: it is a mixture behind transforms of
-# single features, which is what validation prefers on tables of this size.
+# save time ``JKOFlowDensity`` trains no blocks here: it is a mixture behind transforms
+# of single features, which validation often prefers on small tables.
 from time import process_time
 
 import matplotlib.pyplot as plt

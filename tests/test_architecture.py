@@ -219,6 +219,9 @@ class Refusing:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refusing())
 import skjko, skjko.plots
+# The names of the package are imported when they are asked for.
+for name in skjko.__all__:
+    getattr(skjko, name)
 sys.exit("matplotlib" in tried)
 """
 

@@ -29,6 +29,8 @@ templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"skjko {version}"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}
 html_css_files = ["custom.css"]
 html_copy_source = html_show_sourcelink = False
 html_math_renderer = "mathml"

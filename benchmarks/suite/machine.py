@@ -33,6 +33,14 @@ def forget_peak():
         return
 
 
+def on_processor_time():
+    """Whether all seconds are those of the processor: for machines with other work.
+
+    Of one thread, which `--threads 1` asks for.
+    """
+    return os.environ.get("SKJKO_BENCH_CLOCK") == "processor"
+
+
 def processor():
     """Model of the processor, where the system tells it."""
     info = Path("/proc/cpuinfo")

@@ -130,7 +130,8 @@ def write(out):
         "# Density estimators, same samples, same seconds",
         "",
         f"{machine.processor()}; commit {commits}; "
-        f"{trials} trials, at most {max_test} test samples, {threads} threads",
+        f"{trials} trials, at most {max_test} test samples, {threads} threads"
+        + (", seconds of the processor" if machine.on_processor_time() else ""),
         "",
         "Mean NLL of the test samples in nats, features standardised by the training "
         "samples; in brackets the distance to the best (bold) with its paired standard "

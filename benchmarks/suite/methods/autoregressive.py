@@ -1,55 +1,74 @@
-"""Autoregressive flows of zuko: neural splines (NSF) and masked affine maps (MAF)."""
+"""Autoregressive models: flows of zuko, and a network with mixture outputs."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 import torch
 import zuko
 
+from .networks import MaskedMixtures
 from .training import train
-from .whitening import tune_network
+from .whitening import SETTINGS, tune_network
 
 BATCH_SIZE = 512
 
+# Settings of the tuned splines, of which zuko has 8 bins by default.
+SPLINES = (
+    {"lr": 1e-3, "whiten": True, "bins": 8, "transforms": 3},
+    {"lr": 3e-3, "whiten": False, "bins": 16, "transforms": 2},
+    {"lr": 1e-3, "whiten": False, "bins": 8, "transforms": 5},
+    {"lr": 3e-3, "whiten": True, "bins": 16, "transforms": 3},
+    {"lr": 1e-3, "whiten": True, "bins": 32, "transforms": 2},
+    {"lr": 3e-4, "whiten": False, "bins": 32, "transforms": 5},
+)
+MIXTURES = (
+    {"lr": 3e-3, "whiten": False, "width": 128, "n_components": 10},
+    {"lr": 1e-3, "whiten": False, "width": 256, "n_components": 30},
+    {"lr": 1e-3, "whiten": True, "width": 256, "n_components": 10},
+    {"lr": 3e-3, "whiten": False, "width": 128, "n_components": 10, "shuffle": True},
+    {"lr": 3e-3, "whiten": True, "width": 128, "n_components": 20},
+    {"lr": 3e-4, "whiten": False, "width": 512, "n_components": 30, "shuffle": True},
+)
 
-class Autoregressive:
-    """A fitted zuko flow, scored in float64."""
 
-    def __init__(self, flow, note):
-        self.flow = flow.double().eval()
-        self.note = note
+class Distribution:
+    """A fitted distribution of torch in float64."""
+
+    def __init__(self, distribution, note=""):
+        self.distribution, self.note = distribution, note
 
     @torch.no_grad()
     def log_prob(self, X):
         """Log-densities in nats."""
-        x = torch.as_tensor(X, dtype=torch.float64)
-        return torch.cat([self.flow().log_prob(part) for part in x.split(2048)]).numpy()
+        parts = torch.as_tensor(X, dtype=torch.float64).split(2048)
+        return torch.cat([self.distribution.log_prob(part) for part in parts]).numpy()
 
     @torch.no_grad()
     def sample(self, n, seed):
         """Draw samples."""
         torch.manual_seed(seed)
-        return self.flow().sample((n,)).numpy()
+        return self.distribution.sample((n,)).numpy()
 
 
-def fit(train_samples, val, deadline, n_trials, seed, make):
+def fit(train_samples, val, deadline, n_trials, seed, make, settings=SETTINGS):
     """Maximum likelihood."""
 
-    def fit_one(samples, held_out, lr, share):
+    def fit_one(samples, held_out, share, lr, **others):
         torch.manual_seed(seed)
         X, held_out = torch.as_tensor(samples), torch.as_tensor(held_out)
         best, nll, n_iter = train(
-            make(X.shape[1]),
+            make(X.shape[1], **others),
             X,
-            lambda flow, samples: -flow().log_prob(samples).mean(),
-            lambda flow: -flow().log_prob(held_out).mean(),
+            lambda module, samples: -module().log_prob(samples).mean(),
+            lambda module: -module().log_prob(held_out).mean(),
             share,
             lr=lr,
             batch_size=BATCH_SIZE,
             generator=torch.Generator().manual_seed(seed),
         )
-        return nll, Autoregressive(best, f"{n_iter} iterations")
+        distribution = best.double().eval()()
+        return nll, Distribution(distribution, f"{n_iter} iterations")
 
-    return tune_network(train_samples, val, deadline, n_trials, fit_one)
+    return tune_network(train_samples, val, deadline, n_trials, fit_one, settings)
 
 
 def fit_nsf(train, val, deadline, n_trials, seed):
@@ -61,6 +80,18 @@ def fit_nsf(train, val, deadline, n_trials, seed):
     return fit(train, val, deadline, n_trials, seed, make)
 
 
+def fit_tuned_nsf(train, val, deadline, n_trials, seed):
+    """Maps by splines; trials are numbers of bins and of maps as well."""
+
+    def make(d, bins, transforms):
+        hidden = (128, 128)
+        return zuko.flows.NSF(
+            d, bins=bins, transforms=transforms, hidden_features=hidden
+        )
+
+    return fit(train, val, deadline, n_trials, seed, make, SPLINES)
+
+
 def fit_maf(train, val, deadline, n_trials, seed):
     """Five affine autoregressive maps."""
 
@@ -68,3 +99,17 @@ def fit_maf(train, val, deadline, n_trials, seed):
         return zuko.flows.MAF(d, transforms=5, hidden_features=(128, 128))
 
     return fit(train, val, deadline, n_trials, seed, make)
+
+
+def fit_naf(train, val, deadline, n_trials, seed):
+    """Two autoregressive maps by monotone networks (neural autoregressive flow)."""
+
+    def make(d):
+        return zuko.flows.NAF(d, transforms=2, hidden_features=(128, 128))
+
+    return fit(train, val, deadline, n_trials, seed, make)
+
+
+def fit_mixtures(train, val, deadline, n_trials, seed):
+    """One masked network; a mixture of Gaussians for every conditional (MADE-MoG)."""
+    return fit(train, val, deadline, n_trials, seed, MaskedMixtures, MIXTURES)

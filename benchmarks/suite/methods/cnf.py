@@ -35,7 +35,7 @@ def fit(train_samples, val, deadline, n_trials, seed):
     """Time runs from data at 0 to noise at 1."""
     d = train_samples.shape[1]
 
-    def fit_one(samples, held_out, lr, share):
+    def fit_one(samples, held_out, share, lr):
         torch.manual_seed(seed)
         X = torch.as_tensor(samples)
         held_out = torch.as_tensor(held_out[:VALIDATION_SAMPLES])

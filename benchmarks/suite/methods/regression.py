@@ -38,7 +38,7 @@ def fit(train_samples, val, deadline, n_trials, seed, make, loss, times, batch_s
                 solves.velocity_and_divergence(field, t, x, axes, factor)
         return N_EVALUATIONS * (perf_counter() - start)
 
-    def fit_one(samples, held_out, lr, share):
+    def fit_one(samples, held_out, share, lr):
         torch.manual_seed(seed)
         X, held_out = torch.as_tensor(samples), torch.as_tensor(held_out[:LOSS_SAMPLES])
         x = held_out[:SOLVED_SAMPLES]

@@ -65,19 +65,20 @@ class Whitened:
         return self.whitening.inverse(self.fitted.sample(n, seed))
 
 
-def tune_network(train, val, deadline, n_trials, fit_one):
-    """Tune a network's learning rate and whether it sees whitened samples.
+def tune_network(train, val, deadline, n_trials, fit_one, settings=SETTINGS):
+    """Tune a method by a list of settings, "whiten" among them.
 
-    `fit_one(train, held_out, lr, deadline)` returns (validation NLL, fitted).
+    `fit_one(train, held_out, deadline, **others)` returns (validation NLL, fitted).
     """
 
-    def fit_around(settings, share):
+    def fit_around(chosen, share):
+        others = {name: value for name, value in chosen.items() if name != "whiten"}
         held_out = thinned(val)
-        if not settings["whiten"]:
-            return fit_one(train, held_out, settings["lr"], share)
+        if not chosen["whiten"]:
+            return fit_one(train, held_out, share, **others)
         whitening = Whitening(train)
         samples, held_out = whitening.forward(train), whitening.forward(held_out)
-        nll, fitted = fit_one(samples, held_out, settings["lr"], share)
+        nll, fitted = fit_one(samples, held_out, share, **others)
         return nll - whitening.log_det, Whitened(fitted, whitening)
 
-    return tune(SETTINGS[:n_trials], fit_around, deadline)
+    return tune(settings[:n_trials], fit_around, deadline)

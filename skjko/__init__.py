@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from skjko.version import __version__
 
 if TYPE_CHECKING:
+    from skjko.classifier import JKOFlowClassifier
     from skjko.components import JKOSchedule, MLPField, RungeKutta, VelocityField
     from skjko.conditional import JKOFlowConditionalDensity
     from skjko.density import JKOFlowDensity
     from skjko.outlier import JKOFlowOutlierDetector
 
 __all__ = [
+    "JKOFlowClassifier",
     "JKOFlowConditionalDensity",
     "JKOFlowDensity",
     "JKOFlowOutlierDetector",
@@ -27,6 +29,7 @@ __all__ = [
 # Imported when they are asked for: torch takes seconds, which `skjko --help` and
 # `skjko info` do not need.
 _MODULES = {
+    "JKOFlowClassifier": "skjko.classifier",
     "JKOFlowConditionalDensity": "skjko.conditional",
     "JKOFlowDensity": "skjko.density",
     "JKOFlowOutlierDetector": "skjko.outlier",

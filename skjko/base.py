@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import (
     BaseEstimator,
@@ -25,8 +24,7 @@ from skjko.data.frames import Table
 from skjko.fitted import Fitted
 from skjko.fitted_flow import FittedFlow
 from skjko.flow import devices
-from skjko.flow.blocks import Block, Flow
-from skjko.flow.step_selection import Discretization
+from skjko.flow.blocks import Block
 from skjko.inputs import CheckedInput, warn_user, without_nan
 from skjko.support import Support
 from skjko.transforms.base import is_int
@@ -242,18 +240,11 @@ class FlowEstimator(
         state : dict
             Of plain values, arrays and objects that have a state themselves.
         """
-        names = getattr(self, "feature_names_in_", None)
         output = getattr(self, "_sklearn_output_config", {})
         return {
-            "params": self.get_params(deep=False),
-            "n_features_in": int(self.n_features_in_),
-            "feature_names_in": None if names is None else [str(n) for n in names],
+            **self._state_of_fit(),
             "transform_output": output.get("transform"),
             "table": self._table,
-            "field": self.field_,
-            "fitted": self._fitted,
-            "blocks": [block.get_state() for block in self._model.flow.blocks],
-            "errors": [list(pair) for pair in self.solver_errors_.tolist()],
         }
 
     @classmethod
@@ -275,12 +266,8 @@ class FlowEstimator(
         ValueError
             If no fit can have had this state.
         """
-        self = new_estimator(cls, state["params"])
-        d = state["n_features_in"]
-        if not is_int(d, 1):
-            raise ValueError("the number of features is none")
-        self.n_features_in_ = self._n_features_out = d
-        set_names(self, state["feature_names_in"])
+        self = started(cls, state)
+        d = self._n_features_out = self.n_features_in_
         if state["transform_output"] not in (None, "default", "pandas", "polars"):
             raise ValueError("the output of transform is none that there is")
         if state["transform_output"] is not None:
@@ -295,23 +282,13 @@ class FlowEstimator(
         table.check(d, state["feature_names_in"])
         fitted.check(d)
         fitted.parameters = new_estimator(cls, fitted.parameters).get_params(deep=False)
-        blocks = []
-        if state["blocks"]:
-            like = build_on_meta(field, fitted.model.n_active)
-            blocks = [Block.from_state(one, like) for one in state["blocks"]]
         for chain, states in fitted.folds:
             if states:
                 like = build_on_meta(field, d - chain.n_degenerate_)
                 for one in states:
                     Block.from_state(one, like)
-        fitted.check_blocks(blocks)
-        fitted.model.flow = Flow(blocks).to(torch.float64).requires_grad_(False)
-        errors = [Discretization(*map(float, pair)) for pair in state["errors"]]
-        if len(errors) != len(blocks):
-            raise ValueError("the errors of the solver are not those of the blocks")
-        self._table, self.field_ = table, field
-        self._categories = table.categories
-        self._record(fitted, errors)
+        self._table, self._categories = table, table.categories
+        self._restore(state)
         return self
 
 
@@ -378,6 +355,16 @@ def new_estimator(cls: type[E], parameters: State) -> E:
     )
     # A name that is no device's; one that is not here will do, for scores.
     devices.for_scoring(getattr(estimator, "device", "cpu"))
+    return estimator
+
+
+def started(cls: type[E], state: State) -> E:
+    """Return an estimator with the parameters and features of a state, checked."""
+    estimator: Any = new_estimator(cls, state["params"])
+    if not is_int(state["n_features_in"], 1):
+        raise ValueError("the number of features is none")
+    estimator.n_features_in_ = state["n_features_in"]
+    set_names(estimator, state["feature_names_in"])
     return estimator
 
 

@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 from collections.abc import Sequence
-from dataclasses import replace
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -11,23 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
-from skjko import config, fitting
+from skjko import config
 from skjko.components import JKOSchedule, RungeKutta, VelocityField
 from skjko.condition import Condition
 from skjko.conditional_methods import ConditionalMethods
 from skjko.data import repeats
 from skjko.data.frames import Table, check_values
+from skjko.fitted_flow import fit_given
 from skjko.flow import threads
-from skjko.flow.run import Clock, Run, TimeLimit
-from skjko.inputs import warn_user
+from skjko.flow.run import Clock
 from skjko.io.persistence import Saved
-from skjko.listeners import Verbose
-from skjko.summary import fit_warnings
+from skjko.listeners import of_fit
 from skjko.support import Support
 from skjko.transforms.base import Transform
 from skjko.transforms.discrete import DiscreteGrid
@@ -284,6 +281,7 @@ class JKOFlowConditionalDensity(
         tags.target_tags.single_output = True
         tags.target_tags.multi_output = True
         tags.regressor_tags.poor_score = True
+        tags.input_tags.allow_nan = True
         return tags
 
     @typed(_fit_context(prefer_skip_nested_validation=False))
@@ -305,7 +303,8 @@ class JKOFlowConditionalDensity(
         ----------
         X : array-like of shape (n_samples, n_features)
             What y depends on. Columns of a data frame that hold categories or text are
-            one-hot encoded.
+            one-hot encoded. Numbers may be missing (NaN): what is missing is one more
+            feature.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Numbers, in any units.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -327,26 +326,23 @@ class JKOFlowConditionalDensity(
         Raises
         ------
         ValueError
-            If the data hold NaN or infinity, `y` holds values outside of the bounds or
-            text, lengths differ, or a parameter is invalid.
+            If `y` holds NaN, text or values outside of the bounds, `X` holds infinity,
+            lengths differ, or a parameter is invalid.
         """
         clock = Clock()
-        listeners: list = [Verbose(" ".join(repr(self).split()))] * bool(self.verbose)
-        if self.time_limit is not None:
-            seconds = config.training_seconds(self.time_limit)
-            listeners.append(TimeLimit(seconds, clock))
+        listeners: list = of_fit(self, clock)
         config.check_transforms(self)
         owner = type(self).__name__
         if y is None:
             raise ValueError(
                 f"{owner} requires y to be passed, but the target y is None."
             )
-        X, frame = self._checked(X, ensure_min_samples=2, reset=True), X
+        X, frame = self._features(X, ensure_min_samples=2, reset=True), X
         check_values(X, owner, table=frame)
         Y, table = self._targets(y, X, reset=True)
         x_table = Table.of(frame, self._categories)
         bounds, discrete = self._parsed()
-        support = Support.learn(Y, table, bounds, discrete, owner, has_atoms=False)
+        support = Support.learn(Y, table, bounds, discrete, owner)
         support.check(Y, table, "y")
         validation = self._validation_data(X_val, y_val, support, table)
         weight, groups = self._weights(X, sample_weight, validation, groups)
@@ -354,16 +350,21 @@ class JKOFlowConditionalDensity(
         rows, weight, groups = repeats.weighted(rows, weight, groups, owner)
         d = Y.shape[1]
         coded = self._categories.columns
-        is_continuous = _continuous(X, x_table.is_integer, list(coded))
+        is_missing = np.ones(X.shape[1] - self.n_features_in_, dtype=bool)
+        is_integer = np.r_[x_table.is_integer, is_missing]
+        is_continuous = _continuous(X, is_integer, list(coded))
+
+        def is_tied(rows):
+            return support.is_tied(rows[:, :d]) & (not is_continuous.any())
+
         rows, weight, groups = repeats.distinct(
-            rows, weight, groups, np.r_[support.grid.step == 0, is_continuous]
+            rows, weight, groups, np.r_[support.grid.step == 0, is_continuous], is_tied
         )
         # Copies and weights that mean the same are the same to the last bit.
         weight = weight / weight.max()
         X, Y = rows[:, d:], rows[:, :d]
-        n_effective = repeats.effective_number(weight, groups)
         rng = np.random.RandomState(self._seed())
-        mapped = support.bounds.forward(Y)[0]
+        mapped = support.bounds.forward(support.atoms.open(Y))[0]
         centre, width = _scales(mapped, weight)
         counts = np.array(
             [len(coded[j].values) if j in coded else 0 for j in range(X.shape[1])]
@@ -375,31 +376,14 @@ class JKOFlowConditionalDensity(
         if validation is not None:
             X_val, Y_val = validation
             rows_val = np.hstack([Y_val, condition.columns(X_val)])
+        first = LocationScale(centre, width, C.shape[1])
         seed = rng.randint(2**31 - 1)
-        fit_config, field = config.fit_config(
-            self,
-            len(rows),
-            n_effective,
-            support.with_context(C.shape[1]),
-            location_scale=LocationScale(centre, width, C.shape[1]),
-        )
-        run = Run(seed, listeners, clock)
-        work = config.work(fit_config, len(rows), d)
-        with threads.at_most(threads.useful(work)):
-            fitted, points = fitting.fit(
-                rows, weight, rows_val, groups, fit_config, run, seed
-            )
-            errors = fitting.choose_steps(
-                fitted.model, points, rows, seed, fit_config.tol
-            )
-        self._table, self.field_, self.condition_ = table, field, condition
-        # Folds are for fits that go on.
-        self._record(replace(fitted, folds=[]), errors)
+        fit_given(
+            self, self, rows, weight, rows_val, groups, support, first, seed,
+            listeners, clock,
+        )  # fmt: skip
+        self._table, self.condition_ = table, condition
         self._complete(support, C[:1])
-        for message in fit_warnings(
-            fitted, errors, fit_config.tol, len(rows), n_effective
-        ):
-            warn_user(message, ConvergenceWarning)
         return self
 
     def _seed(self) -> int:
@@ -434,7 +418,7 @@ class JKOFlowConditionalDensity(
                 f"X_val is of no use to {owner} with early_stopping=False. Leave it "
                 "out, or set early_stopping=True."
             )
-        X_val, frame = self._checked(X_val, "X_val"), X_val
+        X_val, frame = self._features(X_val, "X_val"), X_val
         check_values(X_val, owner, "X_val", frame)
         Y_val, _ = self._targets(y_val, X_val, name="y_val")
         support.check(Y_val, table, "y_val")

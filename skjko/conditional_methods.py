@@ -5,25 +5,23 @@
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import qmc
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from skjko.base import new_estimator, set_names, warn_outside, weighted_mean
-from skjko.components import VelocityField, build_on_meta
+from skjko.base import started, warn_outside, weighted_mean
+from skjko.components import VelocityField
 from skjko.condition import Condition
 from skjko.data.categories import Categories
+from skjko.data.columns import column_name
 from skjko.data.frames import Table, check_values
 from skjko.fitted import Fitted
 from skjko.fitted_flow import FittedFlow
-from skjko.flow.blocks import Block, Flow
-from skjko.flow.step_selection import Discretization
 from skjko.inputs import CheckedInput, without_nan
 from skjko.support import Support
-from skjko.transforms.base import is_int
+from skjko.transforms.base import is_array
 from skjko.transforms.location_scale import LocationScale
 from skjko.typing import Floats, Seed, State
 
@@ -37,10 +35,41 @@ class ConditionalMethods(FittedFlow, CheckedInput):
 
     condition_: Condition
     support_: Support
+    _fill: Floats
     _table: Table
     _is_single: bool
 
     # ------------------------------------------------------------------ checks
+
+    def _features(
+        self,
+        X: Any,
+        name: str = "X",
+        reset: bool = False,
+        ensure_min_samples: int = 1,
+    ) -> NDArray[Any]:
+        """Features with no value missing, and columns that tell where any was."""
+        X = self._checked(X, name, reset, ensure_min_samples, allow_nan=True)
+        is_missing, coded = np.isnan(X), self._categories.columns
+        if reset:
+            self._fill = np.full(X.shape[1], np.nan)
+            for j in np.flatnonzero(is_missing.any(axis=0)):
+                values = X[~is_missing[:, j], j]
+                # A category that is missing is none of those that there are.
+                self._fill[j] = -1.0 if j in coded else 0.0
+                if len(values) and j not in coded:
+                    self._fill[j] = np.median(values)
+        if (is_missing & np.isnan(self._fill)).any():
+            i, j = np.argwhere(is_missing & np.isnan(self._fill))[0]
+            names = getattr(self, "feature_names_in_", None)
+            raise ValueError(
+                f"{name} contains NaN in row {i} of {column_name(names, j)}, of which "
+                "fit saw no missing value. Fill it in, or fit on data that have some."
+            )
+        if np.isnan(self._fill).all():
+            return X
+        told = is_missing[:, ~np.isnan(self._fill)]
+        return np.hstack([np.where(is_missing, self._fill, X), told])
 
     def _targets(
         self, y: Any, X: NDArray[Any], reset: bool = False, name: str = "y"
@@ -70,7 +99,7 @@ class ConditionalMethods(FittedFlow, CheckedInput):
     def _condition(self, X: ArrayLike) -> Floats:
         """Columns of the condition of checked samples."""
         check_is_fitted(self)
-        return self.condition_.columns(self._checked(X))
+        return self.condition_.columns(self._features(X))
 
     def _rows(self, X: ArrayLike, y: ArrayLike) -> Floats:
         """Targets and condition, side by side."""
@@ -161,12 +190,21 @@ class ConditionalMethods(FittedFlow, CheckedInput):
             # All of the cell counts.
             rows[:, 0] = np.floor((rows[:, 0] - grid.start) / grid.step + 1e-9)
             rows[:, 0] = grid.start + (rows[:, 0] + 0.5) * grid.step
-        low, high = (float(b[0]) for b in (support.bounds.lower, support.bounds.upper))
-        below, above = rows[:, 0] <= low, rows[:, 0] >= high
+        # All of an atom counts, too, and beyond one at the end there is nothing.
+        (low,), (high,) = support.bounds.lower, support.bounds.upper
+        opened = support.atoms.open(rows[:, :1], 0.5)[:, 0]
+        below, above = opened <= low, opened >= high
+        if not support.atoms.is_identity_:
+            y, (values, is_end) = (
+                rows[:, 0],
+                (support.atoms.values, support.atoms.is_end),
+            )
+            below |= (is_end[0] < 0) & (y < values[0])
+            above |= (is_end[-1] > 0) & (y >= values[-1])
         inside = ~(below | above)
         result = np.where(above, 1.0, 0.0)
         if inside.any():
-            z = self._scorer.forward(rows[inside])[:, 0]
+            z = self._scorer.forward(rows[inside], 0.5)[:, 0]
             result[inside] = ndtr(self._sign * without_nan(z, "y"))
         return result
 
@@ -374,20 +412,14 @@ class ConditionalMethods(FittedFlow, CheckedInput):
         ValueError
             If the regressor is the user's own.
         """
-        names = getattr(self, "feature_names_in_", None)
         return {
-            "params": self.get_params(deep=False),
-            "n_features_in": int(self.n_features_in_),
-            "feature_names_in": None if names is None else [str(n) for n in names],
+            **self._state_of_fit(),
             "categories": self._categories,
+            "fill": self._fill,
             "condition": self.condition_,
             "is_single": self._is_single,
             "table": self._table,
             "support": self.support_,
-            "field": self.field_,
-            "fitted": self._fitted,
-            "blocks": [block.get_state() for block in self._model.flow.blocks],
-            "errors": [list(pair) for pair in self.solver_errors_.tolist()],
         }
 
     @classmethod
@@ -409,12 +441,8 @@ class ConditionalMethods(FittedFlow, CheckedInput):
         ValueError
             If no fit can have had this state.
         """
-        self = new_estimator(cls, state["params"])
-        p = state["n_features_in"]
-        if not is_int(p, 1):
-            raise ValueError("the number of features is none")
-        self.n_features_in_ = p
-        set_names(self, state["feature_names_in"])
+        self = started(cls, state)
+        p = self.n_features_in_
         kinds = {
             "categories": Categories,
             "condition": Condition,
@@ -432,6 +460,9 @@ class ConditionalMethods(FittedFlow, CheckedInput):
         d, n_context = len(support.lower), condition.n_columns
         coded = state["categories"].columns
         counts = [len(coded[j].values) if j in coded else 0 for j in range(p)]
+        if not is_array(state["fill"], (p,), finite=False):
+            raise ValueError("what stands for missing values is not there")
+        counts += [0] * int((~np.isnan(state["fill"])).sum())
         fitted.check(d + n_context)
         scale = fitted.model.transforms.find(LocationScale)
         if not (
@@ -442,18 +473,10 @@ class ConditionalMethods(FittedFlow, CheckedInput):
             and (d == 1 or not state["is_single"])
         ):
             raise ValueError("the targets and their condition do not fit together")
-        blocks = []
-        if state["blocks"]:
-            like = build_on_meta(state["field"], fitted.model.n_active, n_context)
-            blocks = [Block.from_state(one, like) for one in state["blocks"]]
-        fitted.check_blocks(blocks)
-        fitted.model.flow = Flow(blocks).to(torch.float64).requires_grad_(False)
-        errors = [Discretization(*map(float, pair)) for pair in state["errors"]]
-        if len(errors) != len(blocks):
-            raise ValueError("the errors of the solver are not those of the blocks")
         self._categories, self._table = state["categories"], state["table"]
+        self._fill = state["fill"]
         self._is_single, self.n_outputs_ = state["is_single"], d
-        self.condition_, self.field_ = condition, state["field"]
-        self._record(fitted, errors)
+        self.condition_ = condition
+        self._restore(state, n_context)
         self._complete(support, np.zeros((1, n_context)))
         return self

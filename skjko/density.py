@@ -22,11 +22,11 @@ from skjko.data import repeats
 from skjko.data.frames import Table, check_values
 from skjko.fitted_flow import record
 from skjko.flow import threads
-from skjko.flow.run import Clock, Run, TimeLimit
+from skjko.flow.run import Clock, Run
 from skjko.inputs import warn_user
 from skjko.io import checkpoint as checkpoints
 from skjko.io.persistence import Saved
-from skjko.listeners import Verbose
+from skjko.listeners import of_fit
 from skjko.summary import fit_warnings
 from skjko.support import Support
 from skjko.transforms.base import Transform
@@ -340,10 +340,7 @@ class JKOFlowDensity(
             of the checkpoint is damaged.
         """
         clock = Clock()
-        listeners: list = [Verbose(" ".join(repr(self).split()))] * bool(self.verbose)
-        if self.time_limit is not None:
-            seconds = config.training_seconds(self.time_limit)
-            listeners.append(TimeLimit(seconds, clock))
+        listeners: list = of_fit(self, clock)
         config.check_transforms(self)
         earlier, frame = self._earlier_fit(), X
         X, weight, X_val, groups = self._validated_for_fit(

@@ -3,27 +3,36 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from skjko.components import VelocityField
+from skjko import config, fitting
+from skjko.components import VelocityField, build_on_meta
+from skjko.data import repeats
 from skjko.fitted import Fitted
-from skjko.flow import devices
+from skjko.flow import devices, threads
+from skjko.flow.blocks import Block, Flow
 from skjko.flow.records import BlockRecord
+from skjko.flow.run import Clock, Listener, Run
 from skjko.flow.step_selection import Discretization
+from skjko.inputs import warn_user
 from skjko.model import Model
-from skjko.summary import summarize, to_html
+from skjko.summary import fit_warnings, summarize, to_html
+from skjko.support import Support
 from skjko.typing import Floats, State
 
 
 class FittedFlow:
     """What a fit leaves on an estimator."""
 
-    device: str
+    n_features_in_: int
     field_: VelocityField
     validation_scores_: Floats | None
     get_params: Callable[..., State]
@@ -71,6 +80,33 @@ class FittedFlow:
         self.n_ode_steps_ = np.array([b.n_steps for b in model.flow.blocks], int)
         self.solver_errors_ = np.array(errors, dtype=float).reshape(-1, 2)
 
+    def _state_of_fit(self) -> State:
+        """What states of fitted estimators have in common."""
+        names = getattr(self, "feature_names_in_", None)
+        return {
+            "params": self.get_params(deep=False),
+            "n_features_in": int(self.n_features_in_),
+            "feature_names_in": None if names is None else [str(n) for n in names],
+            "field": self.field_,
+            "fitted": self._fitted,
+            "blocks": [block.get_state() for block in self._model.flow.blocks],
+            "errors": [list(pair) for pair in self.solver_errors_.tolist()],
+        }
+
+    def _restore(self, state: State, n_context: int = 0) -> None:
+        """Set the fitted attributes by a state, whose fit is checked already."""
+        fitted, blocks = state["fitted"], []
+        if state["blocks"]:
+            like = build_on_meta(state["field"], fitted.model.n_active, n_context)
+            blocks = [Block.from_state(one, like) for one in state["blocks"]]
+        fitted.check_blocks(blocks)
+        fitted.model.flow = Flow(blocks).to(torch.float64).requires_grad_(False)
+        errors = [Discretization(*map(float, pair)) for pair in state["errors"]]
+        if len(errors) != len(blocks):
+            raise ValueError("the errors of the solver are not those of the blocks")
+        self.field_ = state["field"]
+        self._record(fitted, errors)
+
     def summary(self) -> str:
         """Describe the fitted model in words.
 
@@ -99,6 +135,61 @@ class FittedFlow:
 def record(estimator: FittedFlow, fitted: Fitted, errors: list[Discretization]) -> None:
     """Set the fitted attributes of an estimator."""
     estimator._record(fitted, errors)
+
+
+def fit_given(
+    estimator: FittedFlow,
+    parameters: Any,
+    rows: Floats,
+    weight: Floats,
+    rows_val: Floats | None,
+    groups: NDArray[np.int_] | None,
+    support: Support,
+    first: Any,
+    seed: int,
+    listeners: list[Listener],
+    clock: Clock,
+) -> None:
+    """Fit a density given a condition; set the fitted attributes, and warn.
+
+    Parameters
+    ----------
+    estimator : FittedFlow
+        What gets the attributes.
+    parameters : JKOFlowDensity or JKOFlowConditionalDensity
+        What has the parameters.
+    rows : ndarray of shape (n, n_targets + n_context)
+        Targets, and the columns of their condition.
+    weight : ndarray of shape (n,)
+    rows_val : ndarray of shape (n_val, n_targets + n_context) or None
+    groups : ndarray of int of shape (n,) or None
+    support : Support
+        Of the targets.
+    first : LocationScale or ClassLocationScale
+        The transform of the targets given their condition.
+    seed : int
+    listeners : list of Listener
+    clock : Clock
+    """
+    n, d = len(rows), rows.shape[1] - first.n_context
+    n_effective = repeats.effective_number(weight, groups)
+    fit_config, estimator.field_ = config.fit_config(
+        parameters,
+        n,
+        n_effective,
+        support.with_context(first.n_context),
+        location_scale=first,
+    )
+    run, work = Run(seed, listeners, clock), config.work(fit_config, n, d)
+    with threads.at_most(threads.useful(work)):
+        fitted, points = fitting.fit(
+            rows, weight, rows_val, groups, fit_config, run, seed
+        )
+        errors = fitting.choose_steps(fitted.model, points, rows, seed, fit_config.tol)
+    # Folds are for fits that go on.
+    estimator._record(replace(fitted, folds=[]), errors)
+    for message in fit_warnings(fitted, errors, fit_config.tol, n, n_effective):
+        warn_user(message, ConvergenceWarning)
 
 
 def log_density(estimator: FittedFlow, X: NDArray[Any]) -> Floats:

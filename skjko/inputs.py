@@ -42,6 +42,7 @@ class CheckedInput:
         name: str = "X",
         reset: bool = False,
         ensure_min_samples: int = 1,
+        allow_nan: bool = False,
     ) -> NDArray[Any]:
         """Check samples as scikit-learn does, and say more of what is wrong.
 
@@ -53,12 +54,14 @@ class CheckedInput:
         reset : bool, default=False
             Whether these samples set the number and the names of the features.
         ensure_min_samples : int, default=1
+        allow_nan : bool, default=False
+            Whether numbers may be missing.
         """
         frame = frame_of(X, name)
         if reset:
             owner = type(self).__name__
             self._categories = Categories.learn(frame, labels_of(frame), owner, name)
-        array = self._numbers(X, name, ensure_min_samples, self._categories)
+        array = self._numbers(X, name, ensure_min_samples, self._categories, allow_nan)
         if reset and self._categories:
             self._categories.sort(array)
         table = array if frame is None else frame.to_native()
@@ -79,6 +82,7 @@ class CheckedInput:
         name: str,
         ensure_min_samples: int = 1,
         categories: Categories | None = None,
+        allow_nan: bool = False,
     ) -> NDArray[Any]:
         """Check that a table has finite numbers, of any number of features."""
         owner = type(self).__name__
@@ -89,6 +93,7 @@ class CheckedInput:
                 return check_array(
                     array,
                     dtype=chunks.dtypes(array),
+                    ensure_all_finite="allow-nan" if allow_nan else True,
                     ensure_min_samples=ensure_min_samples,
                     input_name=name,
                     estimator=self,

@@ -6,7 +6,8 @@ import math
 import multiprocessing
 import threading
 
-from skjko.flow.run import Listener
+from skjko import config
+from skjko.flow.run import Listener, TimeLimit
 from skjko.transforms.whitening import Whitening
 
 _COLUMNS = (
@@ -18,6 +19,22 @@ _COLUMNS = (
     ("seconds", 7),
 )
 _ROUND_WIDTH = len("reparameterize")
+
+
+def of_fit(estimator, clock):
+    """Return the listeners that the parameters of an estimator ask for.
+
+    Parameters
+    ----------
+    estimator : JKOFlowDensity or JKOFlowConditionalDensity
+    clock : Clock
+        Of the fit.
+    """
+    listeners = [Verbose(" ".join(repr(estimator).split()))] * bool(estimator.verbose)
+    if estimator.time_limit is not None:
+        seconds = config.training_seconds(estimator.time_limit)
+        listeners.append(TimeLimit(seconds, clock))
+    return listeners
 
 
 class Verbose(Listener):

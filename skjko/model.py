@@ -81,6 +81,10 @@ class Model:
         # What is no number, where nobody has looked for it, has no density.
         return np.where(np.isnan(scores), -np.inf, scores)
 
+    def log_density_at(self, X):
+        """Return the same at the centres of cells, which is faster by far."""
+        return self._by_samples(lambda X: self._log_density(self._opened(X)), X)
+
     def _log_density(self, X):
         if not len(self.flow) and self.base.is_identity_:
             return self.transforms.log_prob(X)
@@ -168,12 +172,15 @@ class Model:
             positions.append(np.hstack([last, degenerate]))
         return np.stack(positions)
 
-    def forward(self, X):
-        """Return the latent, standard normal positions of samples."""
-        return self._by_samples(self._latent, X)
+    def forward(self, X, offsets=0.0):
+        """Return the latent, standard normal positions of samples.
 
-    def _latent(self, X):
-        z, degenerate, context, _ = self._forward(self._opened(X))
+        Atoms are where the offsets say, in widths of their cells from the centre.
+        """
+        return self._by_samples(partial(self._latent, offsets=offsets), X)
+
+    def _latent(self, X, offsets):
+        z, degenerate, context, _ = self._forward(self._opened(X, offsets))
         (y,) = self._in_chunks(lambda x, c: (self.flow.push(x, c),), z, context)
         return np.hstack([self.base.forward(y)[0], degenerate])
 
@@ -239,8 +246,8 @@ class Model:
         opened = self.transforms.inverse(np.hstack([z, Z[:, self.n_active :]]))
         return self.support.atoms.close(opened)
 
-    def _opened(self, X):
-        return self.support.atoms.open(chunks.as_float64(X))
+    def _opened(self, X, offsets=0.0):
+        return self.support.atoms.open(chunks.as_float64(X), offsets)
 
     def _forward(self, X):
         """Features that the flow acts on, degenerate ones, condition, and log|det|."""

@@ -94,7 +94,6 @@ class Support:
         bounds: Any,
         discrete: Any,
         owner: str,
-        has_atoms: bool = True,
     ) -> Self:
         """Determine the support from parameters and samples.
 
@@ -110,8 +109,6 @@ class Support:
             Parameter of the estimator.
         owner : str
             Its name.
-        has_atoms : bool, default=True
-            Whether single values may have a probability of their own.
 
         Returns
         -------
@@ -136,7 +133,7 @@ class Support:
             grid = DiscreteGrid.detect(X, table.is_integer, bounded)
             is_continuous = grid.step == 0
             is_continuous[list(coded)] = False
-            atoms = Atoms.detect(X, is_continuous & has_atoms)
+            atoms = Atoms.detect(X, is_continuous)
         elif are_names(discrete):
             grid = named_grid(discrete, X, table, owner)
         else:
@@ -255,7 +252,7 @@ class Support:
         none, infinite = np.zeros(n_context), np.full(n_context, np.inf)
         grid = DiscreteGrid(np.r_[self.grid.start, none], np.r_[self.grid.step, none])
         bounds = np.r_[self.lower, -infinite], np.r_[self.upper, infinite]
-        return Support(grid, *bounds, self.seen)
+        return Support(grid, *bounds, self.seen, self.atoms.among(len(grid.start)))
 
     def round(self, X: Floats, lower: Floats, upper: Floats) -> Floats:
         """Move values to the nearest that samples can have.

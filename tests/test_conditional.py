@@ -258,7 +258,45 @@ def test_constant_target_and_constant_features():
     np.testing.assert_allclose(model.predict(X), 4.0, atol=1e-3)
 
 
+def test_many_equal_targets_among_others_have_a_probability():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(600, 1))
+    # Rain: none where the latent amount is negative.
+    latent = 1 + 2 * X[:, 0] + rng.normal(size=600)
+    model = plain(transforms="auto").fit(X, np.maximum(latent, 0))
+    assert model.support_.atoms.values.tolist() == [0]
+    x = np.array([[-0.8], [0.0], [0.8]])
+    dry = np.exp(model.score_samples(x, np.zeros(3)))
+    np.testing.assert_allclose(dry, norm.cdf(-1 - 2 * x[:, 0]), atol=0.12)
+    # Samples, distribution function and quantiles tell the same.
+    cdf = model.cdf(x, np.zeros(3))
+    samples = model.sample(x, 2000, random_state=0)
+    np.testing.assert_allclose((samples == 0).mean(axis=1), cdf, atol=0.05)
+    np.testing.assert_array_equal(model.cdf(x, np.full(3, -0.1)), 0)
+    assert (samples >= 0).all()
+    assert model.predict_quantile(x, 0.05)[0] == 0
+    assert model.predict_quantile(x, 0.5)[2] > 0
+
+
 # ------------------------------------------------------------------- contract
+
+
+def test_missing_features_are_told_to_the_model(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 2))
+    y = 3 * X[:, 0] + X[:, 1] + 0.1 * rng.normal(size=600)
+    X[::3, 0] = np.nan
+    model = JKOFlowConditionalDensity(max_blocks=0, random_state=0).fit(X, y)
+    width = np.diff(model.predict_interval([[0.5, 0.0], [np.nan, 0.0]]))[:, 0]
+    # Of what is not known the variance is that of all of it.
+    assert width[0] < 2
+    assert width[1] == pytest.approx(2 * 1.645 * 3, rel=0.25)
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    loaded = JKOFlowConditionalDensity.load(path)
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    with pytest.raises(ValueError, match="NaN in row 1 of column 1, of which fit saw"):
+        model.predict([[np.nan, 0.0], [0.0, np.nan]])
 
 
 def test_scores_do_not_depend_on_the_samples_beside(fitted):
@@ -362,7 +400,8 @@ def test_frames_with_text(library):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"X": [[np.nan, 0.0]] * 40}, "contains NaN"),
+        ({"X": [[np.inf, 0.0]] * 40}, "contains infinity"),
+        ({"X_val": [[np.nan, 0.0]] * 4, "y_val": np.zeros(4)}, "X_val contains NaN"),
         ({"y": [np.nan] * 40}, "contains NaN"),
         ({"y": ["a"] * 40}, "y"),
         ({"y": np.zeros(39)}, "inconsistent numbers of samples"),

@@ -21,6 +21,7 @@ from skjko.transforms.asinh import Asinh
 from skjko.transforms.atoms import Atoms
 from skjko.transforms.base import Chain
 from skjko.transforms.bounds import Bounds
+from skjko.transforms.class_location_scale import ClassLocationScale
 from skjko.transforms.discrete import DiscreteGrid
 from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
@@ -39,6 +40,7 @@ CLASSES: dict[str, type] = {
         Atoms,
         Bounds,
         Chain,
+        ClassLocationScale,
         LocationScale,
         MarginalMixtures,
         MixtureMap,

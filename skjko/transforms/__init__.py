@@ -5,6 +5,7 @@
 from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain, Transform
 from skjko.transforms.bounds import Bounds
+from skjko.transforms.class_location_scale import ClassLocationScale
 from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
@@ -16,6 +17,7 @@ __all__ = [
     "Asinh",
     "Bounds",
     "Chain",
+    "ClassLocationScale",
     "LocationScale",
     "MarginalMixtures",
     "MixtureMap",

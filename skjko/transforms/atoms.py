@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from skjko.data import repeats
 from skjko.transforms.base import Transform, is_array
@@ -99,6 +100,21 @@ class Atoms(Transform):
             Fitted.
         """
         return cls._of([], n_features)
+
+    def among(self, n_features: int) -> "Atoms":
+        """Return the atoms of a table with more features, which have none.
+
+        Parameters
+        ----------
+        n_features : int
+            Number of all features; these are the first of them.
+
+        Returns
+        -------
+        atoms : Atoms
+            Fitted.
+        """
+        return clone(self).set_params(n_features=n_features).fit(None)
 
     @classmethod
     def _of(cls, found: list[tuple[Any, ...]], d: int) -> Self:

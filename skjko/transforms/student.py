@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import gammaln, log_ndtr, ndtri_exp, stdtr, stdtrit
+from scipy.special import gammaln, log_ndtr, ndtri_exp, psi, stdtr, stdtrit
 
 from skjko.transforms.base import Transform, is_array, is_int
 from skjko.typing import Floats
@@ -117,17 +117,22 @@ def _fit(x: Floats, weight: Floats) -> tuple[float, float, float]:
         return float(centre), largest, _MOST
     u = (x - centre) / width
 
-    def loss(p: Floats) -> float:
+    def loss(p: Floats) -> tuple[float, Floats]:
         centre, log_width, log_freedom = p
         v, s = np.exp(log_freedom), np.exp(log_width)
         t = (u - centre) / s
+        pull = t / (v + t * t)
         constant = gammaln((v + 1) / 2) - gammaln(v / 2) - 0.5 * np.log(v)
-        return log_width - constant + (v + 1) / 2 * (weight @ np.log1p(t * t / v))
+        size, spread = weight @ np.log1p(t * t / v), weight @ (pull * t)
+        value = log_width - constant + (v + 1) / 2 * size
+        by_freedom = psi(v / 2) - psi((v + 1) / 2) + 1 / v + size - (v + 1) / v * spread
+        gradient = [-(v + 1) / s * (weight @ pull), 1 - (v + 1) * spread]
+        return value, np.array([*gradient, 0.5 * v * by_freedom])
 
     bounds = [(-1.0, 1.0), (-3.0, 3.0), (math.log(_LEAST), math.log(_MOST))]
     if len(x) < _MIN_SAMPLES:
         bounds[2] = (math.log(_MOST), math.log(_MOST))
     start = [0.0, 0.0, bounds[2][1]]
-    best = minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     freedom = min(max(math.exp(best[2]), _LEAST), _MOST)
     return float(centre + width * best[0]), float(width * math.exp(best[1])), freedom

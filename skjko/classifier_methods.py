@@ -15,7 +15,9 @@ from skjko.base import warn_outside
 from skjko.calibration import conformal_p_values
 from skjko.data.frames import Table
 from skjko.fitted_flow import FittedFlow
+from skjko.flow import devices
 from skjko.inputs import CheckedInput
+from skjko.model import Model
 from skjko.support import Support
 from skjko.typing import ArrayOrFrame, Floats, Seed
 
@@ -35,9 +37,9 @@ class ClassifierMethods(FittedFlow, CheckedInput):
     _table: Table
 
     @property
-    def device(self) -> str:
-        """Torch device of scores, as in `density`."""
-        return self._device
+    def _scorer(self) -> Model:
+        """The model where scores are computed."""
+        return self._model.to(devices.for_scoring(self._device))
 
     def _joint(self, X: NDArray[Any]) -> Floats:
         """Log-density of a sample times the prior of a class, for every class."""

@@ -32,6 +32,7 @@ from skjko.typing import Floats, State
 class FittedFlow:
     """What a fit leaves on an estimator."""
 
+    device: str
     n_features_in_: int
     field_: VelocityField
     validation_scores_: Floats | None

@@ -81,18 +81,16 @@ def test_rejected_are_the_least_likely_at_the_stated_rate(fitted):
     np.testing.assert_array_equal(labels[~is_rejected], fitted.predict(X)[~is_rejected])
 
 
-def test_temperature_cools_densities_that_count_one_feature_many_times():
+def test_temperature_cools_what_too_few_samples_told():
     rng = np.random.default_rng(0)
-    y = np.arange(600) % 2
-    x = y + rng.normal(size=600)
-    # Twenty measurements with a common error, that no covariance of a class has.
-    X = x[:, np.newaxis] + rng.standard_t(2, size=(600, 20)) ** 3
-    model = plain().fit(X, y)
-    raw = JKOFlowClassifier(
-        quick(max_blocks=0), calibration_fraction=0, random_state=0
-    ).fit(X, y)
-    assert model.temperature_ > 1
+    X, y = rng.normal(size=(1100, 40)), np.arange(1100) % 2
+    # There is nothing to know of the class, but means of few samples differ.
+    model = plain(calibration_fraction=0.4).fit(X[:100], y[:100])
+    raw = plain(calibration_fraction=0).fit(X[:100], y[:100])
+    assert model.temperature_ > 2
     assert raw.temperature_ == 1
+    losses = [log_loss(y[100:], one.predict_proba(X[100:])) for one in (model, raw)]
+    assert losses[0] < 1 < losses[1]
     with pytest.raises(ValueError, match="no calibration samples"):
         raw.p_values(X)
 

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import KFold
 
 from skjko.transforms.base import Transform, is_array, is_int, normal_log_prob
 from skjko.typing import Floats
@@ -98,14 +98,13 @@ class ClassLocationScale(Transform):
         """
         some = rng.permutation(len(X))[:_N_TRIED]
         rows = np.hstack([X[some], np.eye(n_classes)[codes[some]]])
-        weight, codes = weight[some], codes[some]
-        n_folds = min(_N_FOLDS, int(np.bincount(codes).max()))
-        if n_folds < 2:
+        weight = weight[some]
+        if len(rows) < 2:
             return cls(n_classes)
-        folds = StratifiedKFold(n_folds, shuffle=True, random_state=rng)
+        folds = KFold(min(_N_FOLDS, len(rows)), shuffle=True, random_state=rng)
         options = [cls(n_classes, a, b) for a in _STRENGTHS for b in _SHARES]
         scores, d = np.zeros(len(options)), X.shape[1]
-        for train, rest in folds.split(rows, codes):
+        for train, rest in folds.split(rows):
             moments = _Moments(rows[train], weight[train], n_classes)
             for i, one in enumerate(options):
                 Y, log_det = one._of(moments).forward(rows[rest])
@@ -126,7 +125,11 @@ class ClassLocationScale(Transform):
         values, vectors = np.linalg.eigh(covariances)
         spread = np.sqrt(np.maximum(values, 1e-12))[:, np.newaxis]
         self.means_, self.width_ = moments.means, moments.width
-        self.roots_ = (vectors * spread) @ vectors.swapaxes(1, 2)
+        roots = (vectors * spread) @ vectors.swapaxes(1, 2)
+        # No rounding of other features may show in constant ones.
+        constant = moments.is_constant
+        roots[:, constant[:, np.newaxis] ^ constant] = 0.0
+        self.roots_ = roots
         self.n_features_in_ = d + k
         self._complete()
         return self
@@ -207,7 +210,9 @@ class _Moments:
             means[k] = share[own] @ U[own] / masses[k]
         R = U - means[codes]
         within = share @ R**2 + _LEAST * total
-        width = np.where(total > 1e-24, np.sqrt(within), 1.0)
+        self.is_constant = total <= 1e-24
+        R[:, self.is_constant] = 0.0
+        width = np.where(self.is_constant, 1.0, np.sqrt(within))
         R /= width
         self.covariances = np.zeros((n_classes, d, d))
         for k in np.unique(codes):

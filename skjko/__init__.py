@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from skjko.components import JKOSchedule, MLPField, RungeKutta, VelocityField
     from skjko.conditional import JKOFlowConditionalDensity
     from skjko.density import JKOFlowDensity
+    from skjko.local_components import ConvField, GraphField
     from skjko.outlier import JKOFlowOutlierDetector
 
 __all__ = [
+    "ConvField",
+    "GraphField",
     "JKOFlowClassifier",
     "JKOFlowConditionalDensity",
     "JKOFlowDensity",
@@ -29,6 +32,8 @@ __all__ = [
 # Imported when they are asked for: torch takes seconds, which `skjko --help` and
 # `skjko info` do not need.
 _MODULES = {
+    "ConvField": "skjko.local_components",
+    "GraphField": "skjko.local_components",
     "JKOFlowClassifier": "skjko.classifier",
     "JKOFlowConditionalDensity": "skjko.conditional",
     "JKOFlowDensity": "skjko.density",

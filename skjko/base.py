@@ -19,13 +19,14 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
-from skjko.components import VelocityField, build_on_meta
+from skjko.components import VelocityField
 from skjko.data.frames import Table
 from skjko.fitted import Fitted
 from skjko.fitted_flow import FittedFlow
 from skjko.flow import devices
 from skjko.flow.blocks import Block
 from skjko.inputs import CheckedInput, warn_user, without_nan
+from skjko.local_components import build_on_meta
 from skjko.support import Support
 from skjko.transforms.base import is_int
 from skjko.typing import ArrayOrFrame, Floats, Seed, State

@@ -23,6 +23,10 @@ from skjko.flow import fields, schedule
 from skjko.typing import State
 
 Activation: TypeAlias = Literal["auto", "fourier", "tanh", "silu"]
+DIVERGENCES = ("exact", "hutchinson", "finite_difference")
+# Jacobian-vector products, one a feature, whose cost the noise of an estimate outweighs
+# (docs/divergences.md).
+_MAX_PRODUCTS = 8
 
 
 class Component(BaseEstimator):
@@ -81,7 +85,8 @@ class VelocityField(Component):
     """Base class of velocity fields; subclass it for one of your own.
 
     A subclass sets its parameters in `__init__`, as scikit-learn's estimators do, and
-    implements `build`.
+    implements `build`. If its features have a place, such as that of a pixel, it also
+    sets `whitening`.
 
     Examples
     --------
@@ -105,6 +110,10 @@ class VelocityField(Component):
     >>> density.field_
     AffineField()
     """
+
+    whitening: Literal["pca", "scale", "zca"] = "pca"
+    """Method of the `Whitening` in front of the blocks. With "scale" or "zca" features
+    keep their places; `init="auto"` is "gaussian" then."""
 
     def resolve(self, n_samples: int, n_features: int) -> "VelocityField":
         """Return the field with concrete values in place of "auto".
@@ -139,8 +148,13 @@ class VelocityField(Component):
             Its `forward(t, x, context=None)` maps a time, and positions of shape
             (n, d), to velocities of shape (n, d), every sample apart from the others.
             It should start as the zero field. A method `dynamics(context)`, if there
-            is one, returns `(t, x) -> (velocity, divergence)` with the exact
+            is one, returns `(t, x) -> (velocity, divergence)` with a cheap exact
             divergence, which otherwise takes d Jacobian-vector products.
+
+        Raises
+        ------
+        ValueError
+            If there is no such field for so many features.
 
         Notes
         -----
@@ -156,9 +170,9 @@ class MLPField(VelocityField):
     Parameters
     ----------
     hidden_layer_sizes : int or tuple of int, default=(128, 128)
-        Widths of the hidden layers; an int is the width of two. The divergence of two
-        hidden layers has a closed form; that of any other number costs one
-        Jacobian-vector product a feature. `()` is an affine field.
+        Widths of the hidden layers; an int is the width of two. The divergence of up to
+        two hidden layers has a closed form; that of more costs one Jacobian-vector
+        product a feature. `()` is an affine field.
 
     activation : {"auto", "fourier", "tanh", "silu"}, default="auto"
         Nonlinearity of the hidden layers. "fourier" starts with random sines and
@@ -175,6 +189,10 @@ class MLPField(VelocityField):
 
     time_dependent : bool, default=False
         Whether the velocity changes over a block's unit of time.
+
+    residual : bool, default=False
+        Whether every hidden layer but the first adds to what it is given, for networks
+        of many layers. All widths have to be equal. There is no closed form.
 
     Examples
     --------
@@ -194,6 +212,7 @@ class MLPField(VelocityField):
             Interval(Real, 0, None, closed="neither"),
         ],
         "time_dependent": ["boolean"],
+        "residual": ["boolean"],
     }
 
     def __init__(
@@ -202,11 +221,13 @@ class MLPField(VelocityField):
         activation: Activation = "auto",
         frequency: float | Literal["auto"] = "auto",
         time_dependent: bool = False,
+        residual: bool = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.frequency = frequency
         self.time_dependent = time_dependent
+        self.residual = residual
 
     def check(self) -> None:
         """Raise an error if a parameter is invalid."""
@@ -227,6 +248,12 @@ class MLPField(VelocityField):
                 f"{', the first of them even' if even else ''}. "
                 f"Got {self.hidden_layer_sizes!r} instead."
             )
+        if self.residual and len(set(sizes)) > 1:
+            raise ValueError(
+                f"The 'hidden_layer_sizes' parameter of {type(self).__name__} must be "
+                "equal widths with residual=True. Got "
+                f"{self.hidden_layer_sizes!r} instead."
+            )
         return tuple(int(n) for n in sizes)
 
     def resolve(self, n_samples: int, n_features: int) -> "MLPField":
@@ -239,7 +266,9 @@ class MLPField(VelocityField):
             frequency = 1.0
             if activation == "fourier":
                 frequency = min(12.0, 3.0 * max(1.0, n_samples / 1000) ** 0.26)
-        field = MLPField(self._sizes(), activation, frequency, self.time_dependent)
+        field = MLPField(
+            self._sizes(), activation, frequency, self.time_dependent, self.residual
+        )
         field._sizes()
         return field
 
@@ -257,6 +286,7 @@ class MLPField(VelocityField):
             float(self.frequency),
             self.time_dependent,
             n_context,
+            bool(self.residual),
             generator=generator,
         )
 
@@ -360,10 +390,12 @@ class RungeKutta(Component):
         Largest mean change of a log-density, in nats, by a finer grid. Scores use grids
         that are chosen by this at the end of `fit`.
 
-    divergence : {"exact", "hutchinson", "finite_difference"}, default="exact"
+    divergence : {"auto", "exact", "hutchinson", "finite_difference"}, default="auto"
         How training computes the divergence of the field: exactly, by Hutchinson's
         estimate with random signs, or by its finite-difference form (Appendix B.2 of
-        Xu, Cheng, Xie, 2023). Scores are always exact.
+        Xu, Cheng, Xie, 2023). "auto" is exact where the field has a closed form, or up
+        to 8 features, and Hutchinson's estimate, which is unbiased, elsewhere. Scores
+        are always exact.
 
     n_probes : int, default=1
         Random probes of an estimated divergence, fixed within a solve.
@@ -382,7 +414,7 @@ class RungeKutta(Component):
     _parameter_constraints: dict = {  # noqa: RUF012
         "n_steps": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
-        "divergence": [StrOptions({"exact", "hutchinson", "finite_difference"})],
+        "divergence": [StrOptions({"auto", *DIVERGENCES})],
         "n_probes": [Interval(Integral, 1, None, closed="left")],
         "probe_scale": [Interval(Real, 0, None, closed="neither")],
     }
@@ -391,7 +423,9 @@ class RungeKutta(Component):
         self,
         n_steps: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
-        divergence: Literal["exact", "hutchinson", "finite_difference"] = "exact",
+        divergence: Literal[
+            "auto", "exact", "hutchinson", "finite_difference"
+        ] = "auto",
         n_probes: int = 1,
         probe_scale: float = 0.01,
     ) -> None:
@@ -401,20 +435,22 @@ class RungeKutta(Component):
         self.n_probes = n_probes
         self.probe_scale = probe_scale
 
+    def divergence_of(self, field: torch.nn.Module, n_features: int) -> str:
+        """Return the divergence in training, with a concrete value for "auto".
 
-def build_on_meta(
-    field: VelocityField, n_features: int, n_context: int = 0
-) -> torch.nn.Module:
-    """Return a field without memory for its weights, of any size that is asked for.
+        Parameters
+        ----------
+        field : torch.nn.Module
+            From `VelocityField.build`.
+        n_features : int
+            Dimension of the positions.
 
-    Of a user's own, which may hold more than its state does, it is built in memory.
-    """
-    context = {"n_context": n_context} if n_context else {}
-    build: Any = field.build
-    if not isinstance(field, MLPField):
-        return build(n_features, **context)
-    try:
-        with torch.device("meta"):
-            return build(n_features, **context)
-    except RuntimeError as error:
-        raise ValueError(f"no field of {field!r} can be built ({error})") from error
+        Returns
+        -------
+        divergence : {"exact", "hutchinson", "finite_difference"}
+            The cheapest without a bias, for "auto".
+        """
+        if self.divergence != "auto":
+            return self.divergence
+        is_cheap = fields.has_closed_form(field) or n_features <= _MAX_PRODUCTS
+        return "exact" if is_cheap else "hutchinson"

@@ -15,6 +15,7 @@ from skjko.fitted import FitConfig
 from skjko.flow import devices
 from skjko.flow.pilot import enough_iterations
 from skjko.flow.training_config import RoundsConfig, TrainingConfig
+from skjko.local_components import OWN_FIELDS
 from skjko.transforms.base import Transform
 
 # Share of a time limit that is kept for what follows the training, mostly the choice of
@@ -129,8 +130,12 @@ def fit_config(
         step_sizes = step_sizes[n_grown:] if p.max_blocks > n_before else ()
         n_reparameterizations -= old.n_reparameterizations
         n_refinements -= old.n_refinements
+    new_field = partial(field.build, **context) if context else field.build
+    n_targets = d - context.get("n_context", 0)
+    module = new_field(n_targets, torch.Generator())
+    divergence = solver.divergence_of(module, n_targets)
     config = FitConfig(
-        init=p.init,
+        init=_init(p, field),
         transforms=list(p.transforms)
         if isinstance(p.transforms, tuple)
         else p.transforms,
@@ -142,13 +147,29 @@ def fit_config(
             max_step_size=schedule.max_step_size,
         ),
         validation_fraction=p.validation_fraction if p.early_stopping else None,
-        new_field=partial(field.build, **context) if context else field.build,
-        training=_training(p, n_samples, d, n_effective, field, schedule, solver),
+        new_field=new_field,
+        training=_training(
+            p, n_samples, d, n_effective, field, schedule, solver, divergence
+        ),
+        whitening=field.whitening,
         device=devices.resolve(p.device),
         tol=solver.tol,
         location_scale=location_scale,
     )
     return config, field
+
+
+def _init(p, field):
+    """What may stand in front of the blocks: a mixture's map would mix the features."""
+    if field.whitening == "pca":
+        return p.init
+    if p.init == "mixture":
+        raise ValueError(
+            f"The 'init' parameter of {type(p).__name__} must be 'auto' or 'gaussian' "
+            f"with a {type(field).__name__}: a mixture in front of the blocks would "
+            "mix its features. Got 'mixture' instead."
+        )
+    return "gaussian"
 
 
 def work(config, n_samples, n_features):
@@ -158,7 +179,9 @@ def work(config, n_samples, n_features):
     return batch_size * sum(weight.numel() for weight in weights)
 
 
-def _training(p, n_samples, n_features, n_effective, field, schedule, solver):
+def _training(
+    p, n_samples, n_features, n_effective, field, schedule, solver, divergence
+):
     is_small = n_effective < 2 * CROSS_VALIDATION_SAMPLES
     batch_size, max_iter = p.batch_size, p.max_iter
     if batch_size == "auto":
@@ -185,7 +208,7 @@ def _training(p, n_samples, n_features, n_effective, field, schedule, solver):
         learning_rate=p.learning_rate_init,
         alpha=p.alpha,
         n_steps=n_steps,
-        divergence=solver.divergence,
+        divergence=divergence,
         n_probes=solver.n_probes,
         probe_scale=solver.probe_scale,
         movement_tol=schedule.movement_tol,
@@ -197,7 +220,7 @@ def _needs_two_steps(field):
     """Whether the solver's error estimate misses too much of the field."""
     params = field.get_params(deep=False)
     return bool(
-        params.get("time_dependent", not isinstance(field, MLPField))
+        params.get("time_dependent", not isinstance(field, OWN_FIELDS))
         or params.get("activation") == "fourier"
     )
 

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,6 +38,8 @@ class FitConfig:
     location_scale : LocationScale or None
         What a conditional density starts with: the columns behind its targets are the
         condition.
+    whitening : {"pca", "scale", "zca"}
+        Method of the whitening, where the transforms have none.
     """
 
     init: str
@@ -50,6 +52,7 @@ class FitConfig:
     device: torch.device
     tol: float
     location_scale: LocationScale | None = None
+    whitening: Literal["pca", "scale", "zca"] = "pca"
 
 
 @dataclass

@@ -14,7 +14,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from skjko import config, fitting
-from skjko.components import VelocityField, build_on_meta
+from skjko.components import VelocityField
 from skjko.data import repeats
 from skjko.fitted import Fitted
 from skjko.flow import devices, threads
@@ -23,6 +23,7 @@ from skjko.flow.records import BlockRecord
 from skjko.flow.run import Clock, Listener, Run
 from skjko.flow.step_selection import Discretization
 from skjko.inputs import warn_user
+from skjko.local_components import build_on_meta
 from skjko.model import Model
 from skjko.summary import fit_warnings, summarize, to_html
 from skjko.support import Support

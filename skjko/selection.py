@@ -207,7 +207,7 @@ def fit_chain(config, maps, X, weight):
         steps += [config.location_scale, StudentT()]
     steps += [clone(step) for step in maps]
     if not any(isinstance(step, Whitening) for step in maps):
-        steps.append(Whitening())
+        steps.append(Whitening(config.whitening))
     return Chain(steps).fit_forward(X, weight)
 
 

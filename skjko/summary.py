@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from skjko.components import RungeKutta
 from skjko.transforms.atoms import Atoms
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.whitening import Whitening
@@ -21,6 +22,11 @@ _COLUMNS = (
     ("score", 9),
     ("gain", 8),
 )
+_DIVERGENCES = {
+    "exact": "exact",
+    "hutchinson": "Hutchinson's estimate",
+    "finite_difference": "by finite differences",
+}
 # Below this effective number of samples a fit warns.
 _FEW_EFFECTIVE = 50
 
@@ -28,7 +34,7 @@ _FEW_EFFECTIVE = 50
 def summarize(density):
     """Return a description of a fitted density, a few lines of text."""
     lines = [f"{type(density).__name__}: {_what(density)}."]
-    lines += [f"  {line}" for line in _why(density)]
+    lines += [f"  {line}" for line in (*_how(density), *_why(density))]
     if density.n_blocks_:
         lines += ["", *_table(density)]
     rounds = [r for r in density.history_ if r.round != "grow"]
@@ -63,6 +69,17 @@ def _what(density):
     else:
         kind = flow if n else "Gaussian, no flow blocks"
     return f"{kind}, {_plural(d, 'feature')}"
+
+
+def _how(density):
+    """What the blocks were trained with."""
+    if density.n_blocks_:
+        transforms = density.transforms_
+        n_features = transforms.n_features_in_ - transforms.n_degenerate_
+        solver = density.get_params(deep=False)["solver"] or RungeKutta()
+        divergence = solver.divergence_of(density.flow_.blocks[0].field, n_features)
+        kind = type(density.field_).__name__
+        yield f"field: {kind}, divergence in training: {_DIVERGENCES[divergence]}"
 
 
 def _why(density):

@@ -406,6 +406,7 @@ def test_a_fit_leaves_its_components_alone(X):
         "activation": "fourier",
         "frequency": 3.0,
         "time_dependent": False,
+        "residual": False,
     }
 
 
@@ -871,6 +872,7 @@ FIELDS = [
     ("frequency", 0),
     ("frequency", "high"),
     ("time_dependent", "yes"),
+    ("residual", "yes"),
 ]
 SCHEDULES = [
     ("step_size", 0),

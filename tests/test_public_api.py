@@ -16,6 +16,7 @@ import skjko.plots
 import skjko.transforms
 from skjko.flow.blocks import Block, Flow
 from skjko.flow.fields import MLP
+from skjko.flow.local_fields import LocalField
 from skjko.support import Support
 from skjko.transforms.discrete import DiscreteGrid
 
@@ -36,7 +37,7 @@ EXPORTED = [
 ]
 FUNCTIONS = [one for one in EXPORTED if inspect.isfunction(one)]
 # Fitted attributes are made of the inner ones, which are not exported.
-INNER = [Block, Flow, MLP, Support, DiscreteGrid]
+INNER = [Block, Flow, MLP, LocalField, Support, DiscreteGrid]
 CLASSES = [one for one in EXPORTED if inspect.isclass(one)] + INNER
 
 # What numpydoc would have, and why it is not asked for.

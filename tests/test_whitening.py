@@ -256,3 +256,24 @@ def test_scaling_keeps_features_apart():
     np.testing.assert_allclose(Z[:, :3], expected, rtol=1e-9)
     np.testing.assert_allclose(whitening.inverse(Z), X, rtol=1e-9)
     assert np.isfinite(log_det).all()
+
+
+def test_zca_turns_the_principal_components_back():
+    X = correlated(200)
+    zca = Whitening("zca").fit(X)
+    Z, log_det = zca.forward(X)
+    pca = Whitening().fit(X)
+    np.testing.assert_allclose(Z @ pca.vectors_, pca.forward(X)[0], atol=1e-9)
+    np.testing.assert_allclose(log_det, pca.forward(X)[1])
+    np.testing.assert_allclose(zca.inverse(Z), X, rtol=1e-9)
+    # The map of scaled features is symmetric: no feature is turned into another.
+    matrix = linear_map(zca, 4) * zca.scale_
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-9)
+
+
+def test_zca_with_degenerate_directions_is_pca():
+    X = correlated(50)
+    X = np.column_stack([X, X[:, 0] - X[:, 1]])
+    zca, pca = Whitening("zca").fit(X), Whitening().fit(X)
+    assert zca.n_degenerate_ == 1
+    np.testing.assert_array_equal(zca.forward(X)[0], pca.forward(X)[0])

@@ -3,7 +3,8 @@
 A field is any `torch.nn.Module` whose `forward(t, x, context=None)` maps a time,
 positions of shape (n, d) and, optionally, a context of shape (n, c) to velocities of
 shape (n, d), every sample apart from the others. A field with a cheap exact divergence
-has a method `dynamics(context)` too, which returns `(t, x) -> (velocity, divergence)`.
+has a method `dynamics(context)` too, which returns `(t, x) -> (velocity, divergence)`;
+where it is None, or missing, there is none.
 """
 
 # SPDX-License-Identifier: BSD-3-Clause
@@ -11,6 +12,7 @@ has a method `dynamics(context)` too, which returns `(t, x) -> (velocity, diverg
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,11 @@ from skjko.flow.dynamics import TwoLayers
 from skjko.flow.ode import Dynamics
 
 ACTIVATIONS = tuple(activations.BY_NAME)
+
+
+def has_closed_form(field: nn.Module) -> bool:
+    """Return whether a field has a divergence of its own, which is cheap and exact."""
+    return getattr(field, "dynamics", None) is not None
 
 
 def velocity(field: nn.Module, context: Tensor | None = None) -> Dynamics:
@@ -42,9 +49,8 @@ def dynamics(
         None for the exact divergence, by the field's own `dynamics` if it has one.
     """
     if estimate is None:
-        own = getattr(field, "dynamics", None)
-        if own is not None:
-            return own(context)
+        if has_closed_form(field):
+            return cast(Any, field).dynamics(context)
         estimate = divergence.exact
 
     def evaluate(t: float, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,6 +85,9 @@ class MLP(nn.Module):
         Whether the time enters the first layer.
     n_context : int
         Number of columns of the context; 0 for none.
+    residual : bool
+        Whether every hidden layer but the first adds to what it is given. All have one
+        width then.
     generator : torch.Generator or None
         Source of the starting weights.
 
@@ -99,10 +108,15 @@ class MLP(nn.Module):
         frequency: float = 1.0,
         time_dependent: bool = False,
         n_context: int = 0,
+        residual: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.n_hidden, self.activation = len(hidden_layer_sizes), activation
+        self.residual = residual and self.n_hidden > 1
+        if self.residual or self.n_hidden > 2:
+            # No closed form of the divergence.
+            self.dynamics = None  # type: ignore[assignment, method-assign]
         # Float32 whatever torch's default is: one seed, one field.
         options = {"dtype": torch.float32}
         randn = partial(torch.randn, generator=generator, **options)
@@ -189,15 +203,16 @@ class MLP(nn.Module):
         a = x
         for layer, weight in enumerate(self.weights):
             z = torch.addmm(bias if layer == 0 else self.biases[layer], a, weight.T)
-            a = self.nonlinearity(layer).value(z)
+            value = self.nonlinearity(layer).value(z)
+            a = a + value if self.residual and layer else value
         affine = torch.addmm(self.out_bias, x, self.linear.T)
         return torch.addmm(affine, a, self.out_weight.T)
 
     def dynamics(self, context: Tensor | None = None) -> Dynamics:
         """Return `(t, x) -> (velocity, divergence)` for one solve.
 
-        With two hidden layers the divergence has a closed form whose cost does not
-        grow with d.
+        Up to two hidden layers the divergence has a closed form whose cost does not
+        grow with d. With more of them, or residual ones, this is None.
 
         Parameters
         ----------
@@ -211,11 +226,20 @@ class MLP(nn.Module):
         """
         if self.n_hidden == 2:
             return TwoLayers(self, self._bias(context))
+        trace, bias = self.linear.trace(), self._bias(context)
         if self.n_hidden == 0:
-            trace = self.linear.trace()
             return lambda t, x: (self(t, x, context), trace.expand(len(x)))
+        activation = self.nonlinearity(0)
+        loop = torch.linalg.vecdot(
+            self.weights[0].repeat(self.out_weight.shape[1] // len(self.biases[0]), 1),
+            self.out_weight.T,
+        )
 
         def evaluate(t: float, x: Tensor) -> tuple[Tensor, Tensor]:
-            return divergence.exact(partial(_at, self, t, context), x)
+            first = bias if self.time_weight is None else bias + t * self.time_weight
+            z = torch.addmm(first, x, self.weights[0].T)
+            value, slope, _ = activation.value_and_slope(z)
+            affine = torch.addmm(self.out_bias, x, self.linear.T)
+            return torch.addmm(affine, value, self.out_weight.T), slope @ loop + trace
 
         return evaluate

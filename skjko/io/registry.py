@@ -6,7 +6,7 @@ import dataclasses
 
 from torch.nn import Module
 
-from skjko import components, predictors
+from skjko import components, local_components, predictors
 from skjko.condition import Condition, Encoder
 from skjko.data.categories import Categories
 from skjko.data.frames import Table
@@ -36,6 +36,8 @@ CLASSES: dict[str, type] = {
         components.JKOSchedule,
         components.MLPField,
         components.RungeKutta,
+        local_components.ConvField,
+        local_components.GraphField,
         Asinh,
         Atoms,
         Bounds,

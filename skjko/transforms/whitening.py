@@ -37,9 +37,11 @@ class Whitening(Transform):
 
     Parameters
     ----------
-    method : {"pca", "scale"}, default="pca"
+    method : {"pca", "scale", "zca"}, default="pca"
         "pca" scales the principal components; "scale" only the features, which stay
-        apart. Velocity fields on graphs and images need the latter.
+        apart. "zca" scales the principal components and turns back: features come as
+        close to what they were as uncorrelated ones can. Velocity fields on graphs and
+        images need one of the latter two. With degenerate directions "zca" is "pca".
 
     Attributes
     ----------
@@ -69,7 +71,7 @@ class Whitening(Transform):
            [0., 1.]])
     """
 
-    def __init__(self, method: Literal["pca", "scale"] = "pca") -> None:
+    def __init__(self, method: Literal["pca", "scale", "zca"] = "pca") -> None:
         self.method = method
 
     def fit(self, X: Floats, sample_weight: Floats | None = None) -> Self:
@@ -172,6 +174,9 @@ class Whitening(Transform):
             raise ValueError("the attributes of the whitening do not make one")
         self._components = (vectors / deviation).T
         self._inverse = (vectors * deviation).T
+        if self.method == "zca" and not self.n_degenerate_:
+            self._components = vectors @ self._components
+            self._inverse = vectors @ self._inverse
         reach = np.abs(self._components).sum(axis=1).max(initial=1.0)
         self._farthest = FARTHEST / reach
         self._log_det = float(-np.log(deviation).sum() - np.log(self.scale_).sum())

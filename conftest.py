@@ -4,7 +4,12 @@
 
 import importlib.util
 
-# Those of callbacks need scikit-learn 1.9.
-collect_ignore = []
+# Those of adapters need the library that they are for, those of callbacks
+# scikit-learn 1.9.
+collect_ignore = [
+    f"skjko/{name}.py"
+    for name in ("dask", "pyod")
+    if importlib.util.find_spec(name) is None
+]
 if importlib.util.find_spec("sklearn.callback") is None:
     collect_ignore.append("skjko/callbacks.py")

@@ -20,6 +20,7 @@ from skjko.callback_support import CallbackSupport
 from skjko.components import JKOSchedule, RungeKutta, VelocityField
 from skjko.data import repeats
 from skjko.data.frames import Table, check_values
+from skjko.export.estimators import Exported, scorer
 from skjko.fitted_flow import record
 from skjko.flow import threads
 from skjko.flow.run import Clock, Run
@@ -34,7 +35,7 @@ from skjko.typing import PerFeature, Seed, typed
 
 
 class JKOFlowDensity(
-    FlowEstimator, DensityMixin, Saved, CallbackSupport, BaseEstimator
+    FlowEstimator, DensityMixin, Saved, Exported, CallbackSupport, BaseEstimator
 ):
     """Density estimation with a normalizing flow trained block by block (JKO-iFlow).
 
@@ -391,6 +392,9 @@ class JKOFlowDensity(
         for message in fit_warnings(fitted, errors, fit_config.tol, *sizes):
             warn_user(message, ConvergenceWarning)
         return self
+
+    def _scoring_module(self):
+        return scorer(self, self._table), ("log_density",)
 
     def _earlier_fit(self):
         """The fit to go on from, or None."""

@@ -17,6 +17,8 @@ from skjko.calibration import conformal_p_values, false_alarm_threshold
 from skjko.data.frames import Table
 from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
+from skjko.export.estimators import Exported, scorer
+from skjko.export.scorer import Detector
 from skjko.fitted_flow import log_density
 from skjko.inputs import CheckedInput
 from skjko.typing import ArrayOrFrame, Floats, Seed
@@ -28,7 +30,7 @@ RATE = Interval(Real, 0, 1, closed="neither")
 _ROUNDING = 1e-10
 
 
-class OutlierScores(CheckedInput):
+class OutlierScores(CheckedInput, Exported):
     """Methods of a fitted detector, around its density and its calibration scores."""
 
     n_features_in_: int
@@ -111,9 +113,20 @@ class OutlierScores(CheckedInput):
             decision = np.where(scores == self.offset_, 0.0, scores - self.offset_)
         # The rounding of a score depends on its batch; the side of a sample at the
         # threshold, which is the score of a sample, must not.
+        return np.where(np.abs(decision) <= self._rounding, 0.0, decision)
+
+    @property
+    def _rounding(self) -> float:
         size = abs(self.offset_) if np.isfinite(self.offset_) else 0.0
-        rounding = _ROUNDING * max(1.0, size)
-        return np.where(np.abs(decision) <= rounding, 0.0, decision)
+        return _ROUNDING * max(1.0, size)
+
+    def _scoring_module(self) -> tuple[Detector, tuple[str, ...]]:
+        is_typical = self._fitted_statistic == "typicality"
+        typical = self.typical_log_density_ if is_typical else None
+        module = Detector(
+            scorer(self.density_, self._table), typical, self.offset_, self._rounding
+        )
+        return module, ("score", "decision")
 
     def predict(self, X: ArrayLike) -> NDArray[np.int_]:
         """Tell outliers from inliers.

@@ -30,6 +30,9 @@ MAY_IMPORT = {
     "data": {"data", "flow", "typing"},
     "transforms": {"transforms", "data", "flow", "typing"},
     "datasets": {"datasets", "typing"},
+    "export": {
+        *("export", "transforms", "data", "flow", "io", "support", "typing", "version")
+    },
     "metrics": {"metrics", "typing"},
     "plots": {"plots", "data", "typing"},
 }

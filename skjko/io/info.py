@@ -4,7 +4,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from skjko.io import format as file_format
@@ -70,6 +70,7 @@ def file_info(path: str | os.PathLike[str]) -> dict[str, Any]:
         kind, version, model, shapes, (n_bytes, expected) = header
         state = _plain(model.get("state"), shapes)
         described = _described(state, shapes)
+        _check(described)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         what = error if isinstance(error, ValueError) else f"its state is odd ({error})"
         raise ValueError(f"Cannot read {os.fspath(path)!r}: {what}") from error
@@ -81,6 +82,44 @@ def file_info(path: str | os.PathLike[str]) -> dict[str, Any]:
         **described,
         "n_weights": sum(math.prod(shape) for shape in shapes.values()),
     }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check(described: Mapping[str, Any]) -> None:
+    """Raise an error if a value of the description is of another type than it has."""
+
+    def is_text(value: object) -> bool:
+        return isinstance(value, str)
+
+    def is_feature(value: Any) -> bool:
+        named = isinstance(value["name"], (str, int)) and is_text(value["type"])
+        return named and isinstance(value.get("categories", []), list)
+
+    def all_are(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        return lambda values: isinstance(values, list) and all(map(test, values))
+
+    def or_none(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        return lambda value: value is None or test(value)
+
+    tests = {
+        "container": is_text,
+        "features": all_are(is_feature),
+        "parameters": lambda value: isinstance(value, dict),
+        "transforms": all_are(is_text),
+        "base": or_none(is_text),
+        "step_sizes": all_are(_is_number),
+        "validation_score": or_none(_is_number),
+        "threshold": _is_number,
+        "statistic": is_text,
+        "noise": _is_number,
+        "n_calibration": _is_number,
+    }
+    for name, value in described.items():
+        if name in tests and not tests[name](value):
+            raise ValueError(f"its {name} is {str(value)[:40]!r}")
 
 
 def _described(state: Mapping[str, Any], shapes: Mapping[str, tuple]) -> dict[str, Any]:

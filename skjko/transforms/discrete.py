@@ -344,7 +344,7 @@ def average(
     averaged : ndarray of shape (..., n_samples)
         Logarithms of the averages, in nats.
     """
-    offsets, weight = _rule(len(columns))
+    offsets, weight = cell_rule(len(columns))
     m, parts = len(weight), []
     widths = np.broadcast_to(widths, (len(X), len(columns)))
     # The points of a sample, their offsets, and what comes of them.
@@ -361,7 +361,7 @@ def average(
     return np.concatenate(parts, axis=-1)
 
 
-def _rule(k: int) -> tuple[Floats, Floats]:
+def cell_rule(k: int) -> tuple[Floats, Floats]:
     """Offsets of shape (n_points, k) in widths of a cell, and their weights."""
     if k == 1:
         nodes, weight = np.polynomial.legendre.leggauss(_POINTS_ONE)

@@ -92,5 +92,5 @@ def test_samples_outside_of_bounds_are_outliers():
     )
     model = JKOFlow(detector=detector, random_state=0).fit(X)
     with pytest.warns(UserWarning, match="outside of the bounds"):
-        p = model.predict_proba([[-1.0]])
+        p = model.predict_proba(np.array([[-1.0]]))
     assert_allclose(p, [[0, 1]])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skjko.export import normal
+from skjko.export import blocks, normal
 from skjko.export.maps import ChainMap, Map
 from skjko.flow.blocks import Flow
 from skjko.support import Support
@@ -37,9 +37,14 @@ class Scorer(nn.Module):
     ) -> None:
         super().__init__()
         self.transforms, self.base = ChainMap(transforms), ChainMap(base)
-        self.flow = copy.deepcopy(flow).cpu()
         self.is_plain = not len(flow) and base.is_identity_
         self.n_active = len(support.lower) - transforms.n_degenerate_
+        self.blocks = nn.ModuleList(
+            [
+                blocks.translate(block, self.n_active)
+                for block in copy.deepcopy(flow).cpu().blocks
+            ]
+        )
         grid, atoms = support.grid, support.atoms
         self.atoms = None if atoms.is_identity_ else _Atoms(support)
         self.cells = _Cells(grid.columns, len(grid.step))
@@ -72,9 +77,9 @@ class Scorer(nn.Module):
         z, degenerate = y[:, : self.n_active], y[:, self.n_active :]
         # A length that overflows, or is no number.
         is_far = ~((z * z).sum(-1) < math.inf)
-        for block in self.flow.blocks:
-            solution = block(z)
-            z, log_det = solution.y, log_det + solution.log_det
+        for block in self.blocks:
+            z, increment = block(z)
+            log_det = log_det + increment
         score = self.base.log_prob(z) + log_det + normal.log_prob(degenerate)
         return torch.where(is_far, -math.inf, score)
 

@@ -199,6 +199,13 @@ def log_density(estimator: FittedFlow, X: NDArray[Any]) -> Floats:
     return estimator._scorer.log_density(X)
 
 
+def draw(estimator: FittedFlow, n_samples: int, rng: np.random.RandomState) -> Floats:
+    """Return samples of a fitted density as an array of numbers, not as a table."""
+    rows = np.concatenate([r for _, r in estimator._scorer.sample(n_samples, rng)])
+    support = estimator.support_
+    return support.round(rows, support.lower, support.upper)
+
+
 def _scores(first: float | None, records: list[BlockRecord]) -> Floats | None:
     """Mean validation log-density before any block and after every one."""
     if first is None:

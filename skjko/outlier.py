@@ -21,7 +21,7 @@ from skjko.callback_support import CallbackSupport
 from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
 from skjko.density import JKOFlowDensity
-from skjko.fitted_flow import log_density
+from skjko.fitted_flow import draw, log_density
 from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
@@ -30,9 +30,13 @@ from skjko.support import Support
 from skjko.transforms.base import is_array, is_int
 from skjko.typing import Floats, Seed, State, typed
 
-# Own samples that the typical log-density, the level sets and the candidate values of
-# `explain` are taken from: the quantile at 5 % is then known to 0.5 % of the mass.
+# Own samples that the level sets and the candidate values of `explain` are taken from:
+# the quantile at 5 % is then known to 0.5 % of the mass.
 _N_SAMPLES = 2000
+
+# Those of them that the typical log-density is the mean of: it is then known to about
+# 0.03 nats times the square root of the number of features.
+_N_TYPICAL = 500
 
 # Values of every feature that `explain` tries first: equally spaced quantiles.
 _N_CANDIDATES = 33
@@ -261,8 +265,7 @@ class JKOFlowOutlierDetector(
         density = clone(self.density or smoothing.default_density())
         learned = density.bounds, density.discrete, type(density).__name__
         support = Support.learn(X, self._table, *learned)
-        coded = self._categories.columns
-        smoothing.tell_support(density, support, coded, self.noise)
+        support.check(X, self._table)
         X, weight, groups = repeats.distinct(
             X, weight, groups, support.grid.step == 0, support.is_tied
         )
@@ -284,10 +287,11 @@ class JKOFlowOutlierDetector(
                 self.noise,
                 self.trim,
                 rng,
-                list(coded),
+                support,
+                self._categories.columns,
                 around,
             )
-            self._describe(from_pandas, rng)
+            self._describe(from_pandas, rng, support)
             self._calibrate(X_calibration)
             self._set_offset(X, weight, rng)
         return self
@@ -350,19 +354,22 @@ class JKOFlowOutlierDetector(
         rng = check_random_state(self.random_state)
         # The user's may be fitted again.
         self.density_, self.noise_, self.n_trimmed_ = copy.copy(density), 0.0, 0
-        self._describe(from_pandas, rng)
+        self._describe(from_pandas, rng, density.support_)
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
         return self
 
-    def _describe(self, from_pandas: bool, rng: np.random.RandomState) -> None:
+    def _describe(
+        self, from_pandas: bool, rng: np.random.RandomState, support: Support
+    ) -> None:
         """Keep of the model's own samples what scoring and explaining need."""
         self._fitted_statistic = self.statistic
-        samples = self._own_samples(_N_SAMPLES, rng)
-        scores = log_density(self.density_, samples)
+        samples = draw(self.density_, _N_SAMPLES, rng)
+        scores = log_density(self.density_, samples[:_N_TYPICAL])
         self.typical_log_density_ = float(scores.mean())
         levels = np.linspace(0, 1, _N_CANDIDATES)
         self._candidates = np.quantile(samples, levels, axis=0)
+        self._candidates = self._candidates.clip(support.lower, support.upper)
         self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
         self.n_iter_ = self.density_.n_iter_
 

@@ -19,7 +19,7 @@ from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
 from skjko.export.estimators import Exported, scorer
 from skjko.export.scorer import Detector
-from skjko.fitted_flow import log_density
+from skjko.fitted_flow import draw, log_density
 from skjko.inputs import CheckedInput
 from skjko.typing import ArrayOrFrame, Floats, Seed
 
@@ -69,15 +69,10 @@ class OutlierScores(CheckedInput, Exported):
         warn_outside(self.density_.support_, X, scores, self._table)
         return scores
 
-    def _own_samples(self, n_samples: int, rng: np.random.RandomState) -> Floats:
-        Z = rng.standard_normal((n_samples, self.n_features_in_))
-        return self.density_.inverse_transform(Z)
-
     def _level(self, mass: float, n_samples: int, rng: np.random.RandomState) -> float:
         """Score above which a share `mass` of the model's samples lies."""
-        return float(
-            np.quantile(self._score(self._own_samples(n_samples, rng)), 1 - mass)
-        )
+        samples = draw(self.density_, n_samples, rng)
+        return float(np.quantile(self._score(samples), 1 - mass))
 
     def score_samples(self, X: ArrayLike) -> Floats:
         """Score samples: the higher, the more normal.

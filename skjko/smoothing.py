@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -42,37 +42,6 @@ def default_density() -> JKOFlowDensity:
     )
 
 
-def tell_support(
-    density: JKOFlowDensity,
-    support: Support,
-    coded: Collection[int],
-    noise: float | Literal["auto"],
-) -> None:
-    """Say to a density of arrays what is known of the table that they come from.
-
-    Parameters
-    ----------
-    density : JKOFlowDensity
-        Not fitted. Its `bounds` and `discrete` are set.
-    support : Support
-    coded : collection of int
-        Features that are codes of categories.
-    noise : float or "auto"
-    """
-    lower, upper = support.lower, support.upper
-    density.bounds = None
-    if np.isfinite(lower).any() or np.isfinite(upper).any():
-        density.bounds = list(zip(lower.tolist(), upper.tolist(), strict=True))
-    steps, auto = support.grid.step, isinstance(density.discrete, str)
-    if not auto or coded:
-        # Discrete features with noise are continuous; categories get none.
-        density.discrete = {
-            int(j): float(steps[j])
-            for j in support.grid.columns
-            if not auto or noise == 0 or j in coded
-        }
-
-
 def fit(
     density: JKOFlowDensity,
     X: Floats,
@@ -81,7 +50,8 @@ def fit(
     noise: float | Literal["auto"],
     trim: float,
     rng: np.random.RandomState,
-    fixed: Sequence[int] = (),
+    support: Support,
+    coded: Collection[int] = (),
     around: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[JKOFlowDensity, float, int]:
     """Fit a density to samples with noise; with `trim`, again without the outliers.
@@ -100,8 +70,11 @@ def fit(
     trim : float
         Share of the samples that may be outliers.
     rng : RandomState
-    fixed : sequence of int, default=()
-        Features that get no noise.
+    support : Support
+        Where values can be. The `bounds` and `discrete` of `density` have no effect,
+        but for whether `discrete` is "auto".
+    coded : collection of int, default=()
+        Features that are codes of categories, which get no noise.
     around : callable, default=nullcontext
         Returns a context in which a density is fitted.
 
@@ -119,7 +92,7 @@ def fit(
             coarse.max_iter = math.ceil(_COARSE_SHARE * coarse.max_iter)
         level = max(_noise(noise, len(X)), _COARSE_NOISE)
         with around(coarse):
-            coarse = _fitted(coarse, X, weight, groups, level, rng, fixed)
+            coarse = _fitted(coarse, X, weight, groups, level, rng, support, coded)
         scores = coarse.score_samples(X)
         kept = np.sort(np.argsort(scores, kind="stable")[n_trimmed:])
         X, weight = X[kept], weight[kept]
@@ -127,7 +100,7 @@ def fit(
     level = _noise(noise, len(X))
     density = clone(density)
     with around(density):
-        density = _fitted(density, X, weight, groups, level, rng, fixed)
+        density = _fitted(density, X, weight, groups, level, rng, support, coded)
     return density, level, n_trimmed
 
 
@@ -145,9 +118,16 @@ def _fitted(
     groups: NDArray[np.int_] | None,
     noise: float,
     rng: np.random.RandomState,
-    fixed: Sequence[int],
+    support: Support,
+    coded: Collection[int],
 ) -> JKOFlowDensity:
     """Fit a density to samples with noise."""
+    deviation = noise * _spread(X, weight / weight.sum())
+    deviation[list(coded)] = 0.0
+    # No continuous value reaches a bound, but discrete ones and atoms do.
+    reach = np.where(support.is_open, 0.0, deviation)
+    lower, upper = support.lower - reach, support.upper + reach
+    _tell(density, lower, upper, support, coded, noise)
     if noise > 0:
         # So many copies that training seldom sees the same noise again; with validation
         # only one, for copies would be on both sides of the split.
@@ -158,11 +138,10 @@ def _fitted(
         ):
             n_drawn = max(density.max_blocks, 1) * n_iter * size
             n_copies = max(1, math.ceil(min(n_drawn, _MAX_COPIED) / len(X)))
-        spread = _spread(X, weight / weight.sum())
-        spread[list(fixed)] = 0.0
         X = np.tile(X, (n_copies, 1))
-        X += noise * spread * rng.standard_normal(X.shape)
+        X += deviation * rng.standard_normal(X.shape)
         np.clip(X, -LARGEST_VALUE, LARGEST_VALUE, out=X)
+        X = _reflected(X, lower, upper, deviation > 0)
         weight = np.tile(weight, n_copies)
         groups = None if groups is None else np.tile(groups, n_copies)
     if density.random_state is None:
@@ -170,6 +149,48 @@ def _fitted(
     if groups is not None and len(np.unique(groups)) > 1 and density.early_stopping:
         return density.fit(X, sample_weight=weight, groups=groups)
     return density.fit(X, sample_weight=weight)
+
+
+def _tell(
+    density: JKOFlowDensity,
+    lower: Floats,
+    upper: Floats,
+    support: Support,
+    coded: Collection[int],
+    noise: float,
+) -> None:
+    """Set bounds and discrete features of a density of arrays."""
+    density.bounds = None
+    if np.isfinite(lower).any() or np.isfinite(upper).any():
+        density.bounds = list(zip(lower.tolist(), upper.tolist(), strict=True))
+    steps, auto = support.grid.step, isinstance(density.discrete, str)
+    if not auto or coded:
+        # Discrete features with noise are continuous; categories get none.
+        density.discrete = {
+            int(j): float(steps[j])
+            for j in support.grid.columns
+            if not auto or noise == 0 or j in coded
+        }
+
+
+def _reflected(
+    X: Floats, lower: Floats, upper: Floats, noisy: NDArray[np.bool_]
+) -> Floats:
+    """Values that noise has taken out of bounds, reflected into them."""
+    below, above = noisy & np.isfinite(lower), noisy & np.isfinite(upper)
+    both = below & above
+    for j in np.flatnonzero(both):
+        width = upper[j] - lower[j]
+        distance = np.mod(X[:, j] - lower[j], 2 * width)
+        X[:, j] = lower[j] + np.minimum(distance, 2 * width - distance)
+    for j in np.flatnonzero(below & ~both):
+        X[:, j] = lower[j] + np.abs(X[:, j] - lower[j])
+    for j in np.flatnonzero(above & ~both):
+        X[:, j] = upper[j] - np.abs(upper[j] - X[:, j])
+    # Rounding may reach a bound; nothing else of the noise does.
+    low = np.where(noisy, np.nextafter(lower, np.inf), -np.inf)
+    high = np.where(noisy, np.nextafter(upper, -np.inf), np.inf)
+    return np.clip(X, low, high)
 
 
 def _spread(X: Floats, share: Floats) -> Floats:

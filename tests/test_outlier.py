@@ -21,6 +21,7 @@ from skjko.calibration import (
     weighted_quantile,
 )
 from skjko.datasets import moons
+from skjko.smoothing import _reflected
 from skjko.transforms import Whitening
 
 MIXING = np.array([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.5, 0.1]])
@@ -595,6 +596,47 @@ def test_rows_as_far_as_numbers_go(detector, X):
     rows = np.array([signs, -signs, -signs]) * np.finfo(float).max
     assert (detector.score_samples(rows) == -np.inf).all()
     assert (detector.predict(rows) == -1).all()
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [[(0, None), (None, None)], [(None, 0), (None, 5)], [(0, 1), (-5, 5)]],
+    ids=["lower", "upper", "both"],
+)
+def test_noise_stays_within_bounds(bounds):
+    """Most values are nearer to their bound than the noise is large."""
+    rows = np.c_[np.random.RandomState(0).beta(0.3, 3, 300), 0.5 * normal(300, 1)]
+    if bounds[0][0] is None:
+        rows[:, 0] *= -1
+    detector = quick(noise=0.5, bounds=bounds, max_iter=5).fit(rows)
+    assert np.isfinite(detector.score_samples(rows)).all()
+    outside = rows[:1] * [-1, 1]
+    with pytest.warns(UserWarning, match="outside of the bounds"):
+        assert detector.score_samples(outside)[0] == -np.inf
+    values = detector.most_likely_values(rows[:5])[:, 0]
+    assert (np.sign(values) == np.sign(rows[:5, 0])).all()
+    with pytest.raises(ValueError, match=r"outside of the bounds: .* in row 300"):
+        detector.fit(np.r_[rows, outside])
+
+
+def test_reflected_noise_is_the_folded_normal_distribution():
+    """Of one value at its bound the noisy samples are |x|; of others, folded twice."""
+    rows = np.zeros((4000, 1))
+    folded = _reflected(normal(4000, 1), rows[0], rows[0] + np.inf, np.array([True]))
+    assert kstest(folded[:, 0], "halfnorm").pvalue > 0.01
+    wide = _reflected(9 * normal(4000, 1), rows[0], rows[0] + 2.0, np.array([True]))
+    assert kstest(wide[:, 0] / 2, "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_values_at_a_bound(noise):
+    """Counts and atoms reach their bounds, with noise too."""
+    rng = np.random.RandomState(0)
+    rows = np.c_[rng.poisson(1, 300), normal(300, 1)[:, 0].clip(0)]
+    bounds = [(0, None), (0, None)]
+    detector = quick(noise=noise, bounds=bounds, max_iter=5, discrete="auto").fit(rows)
+    assert np.isfinite(detector.score_samples(rows)).all()
+    assert (detector.most_likely_values(rows[:20]) >= 0).all()
 
 
 def test_values_too_large_are_named():

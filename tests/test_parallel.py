@@ -113,6 +113,24 @@ def test_grid_search_is_the_same(backend):
     np.testing.assert_array_equal(search.score_samples(X), serial.score_samples(X))
 
 
+def mean_log_density(estimator, X, y, sample_weight=None):
+    return {"score": estimator.score(X, y, sample_weight)}
+
+
+def test_callbacks_in_a_grid_search_of_two_processes():
+    # Here, and not with those of one process, for starting two takes most of the time.
+    callback = pytest.importorskip("sklearn.callback")
+    monitor = callback.ScoringMonitor(scoring=mean_log_density)
+    density = quick().set_callbacks(monitor)
+    with joblib.parallel_config("loky"):
+        search = GridSearchCV(density, {"max_blocks": [1, 2]}, cv=2, n_jobs=2).fit(X)
+    log = monitor.get_logs().data
+    n_blocks = 2 * (1 + 2) + search.best_estimator_.n_blocks_
+    assert sum(row["task_name"] == "block" for row in log) == n_blocks
+    best = search.best_estimator_.score(X)
+    assert [row["score"] for row in log if len(row["task_id_path"]) == 2][-1] == best
+
+
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_a_fitted_model_scores_in_workers(backend):
     fitted = quick(**WAYS["one layer"]).fit(X)

@@ -3,12 +3,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import textwrap
 import tracemalloc
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ import sklearn
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from skjko import JKOFlowDensity, JKOSchedule, MLPField
+from skjko import JKOFlowDensity, JKOSchedule, MLPField, RungeKutta, VelocityField
 from skjko.data import chunks, splits
 from skjko.flow import samples, spill
+from skjko.flow.fields import MLP
 from skjko.transforms import Asinh, Bounds, Chain, Whitening
 from skjko.transforms.base import Transform
 from skjko.transforms.discrete import DiscreteGrid
@@ -43,7 +46,9 @@ def quick(**parameters):
     defaults = {
         "max_blocks": 2,
         "field": MLPField((8, 8)),
-        "max_iter": 20,
+        "max_iter": 8,
+        "learning_rate_init": 0.05,
+        "solver": RungeKutta(n_steps=1),
         "bounds": {3: (0, None)},
         "init": "gaussian",
         "transforms": [Asinh()],
@@ -56,6 +61,12 @@ def weights_of(density):
     return [p.numpy() for p in density.flow_.parameters()]
 
 
+def two_chunks(d):
+    """Rows of d features that make more than two chunks in training."""
+    n = 2 * chunks.CHUNK_VALUES // d + 1000
+    return np.random.default_rng(0).standard_normal((n, d), dtype=np.float32)
+
+
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Make many chunks of few rows in training."""
@@ -64,15 +75,17 @@ def small_chunks(monkeypatch):
 
 @pytest.fixture
 def spilled(monkeypatch):
-    """Record the shapes of arrays on disk."""
-    shapes, empty = [], spill.empty
+    """Record the sizes of files that stand in for memory, in bytes."""
+    if not hasattr(os, "posix_fallocate"):
+        pytest.skip("the system is not asked for room")
+    sizes, fallocate = [], os.posix_fallocate
 
-    def recorded(shape, dtype):
-        shapes.append(tuple(shape))
-        return empty(shape, dtype)
+    def recorded(file, offset, size):
+        sizes.append(size)
+        return fallocate(file, offset, size)
 
-    monkeypatch.setattr(spill, "empty", recorded)
-    return shapes
+    monkeypatch.setattr(os, "posix_fallocate", recorded)
+    return sizes
 
 
 # ------------------------------------------------------------------- files for memory
@@ -107,7 +120,7 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(monkeypatch):
     [
         {},
         {"early_stopping": False},
-        {"schedule": JKOSchedule(n_refinements=1), "max_iter": 10},
+        {"schedule": JKOSchedule(n_refinements=1), "max_blocks": 1},
     ],
 )
 def test_samples_on_disk_train_the_same_model(parameters, spilled):
@@ -118,8 +131,11 @@ def test_samples_on_disk_train_the_same_model(parameters, spilled):
         density = quick(**parameters).fit(X, sample_weight=weight)
     n_kept = np.count_nonzero(weight)
     # The rows of positive weight, those spread over their cells, and those pushed.
-    assert spilled.count((n_kept, 5)) >= 2 - parameters.get("early_stopping", True)
-    assert sum(shape[1:] == (4,) for shape in spilled) >= expected.n_blocks_ > 0
+    whole = n_kept * 5 * np.dtype(np.float64).itemsize
+    assert spilled.count(whole) >= 2 - parameters.get("early_stopping", True)
+    # After cross-validation, all samples train.
+    pushed = n_kept * 4 * np.dtype(np.float32).itemsize
+    assert spilled.count(pushed) >= expected.n_blocks_ > 0
     assert density.loss_curve_ == expected.loss_curve_
     for a, b in zip(weights_of(density), weights_of(expected), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -176,16 +192,19 @@ class Counted(Transform):
         return X.copy(), np.zeros(len(X))
 
 
-def test_every_sample_is_mapped_once_for_the_whitening(small_chunks):
+def test_every_sample_is_mapped_once_for_the_whitening():
     # Through the mixtures of single features that took most of a fit to many samples.
-    chain, _ = Chain([Counted(), Whitening()]).fit_forward(table())
-    assert Counted.n_mapped == 1500
+    X = two_chunks(2)
+    chain, _ = Chain([Counted(), Whitening()]).fit_forward(X)
+    assert Counted.n_mapped == len(X)
     whitening = chain.find(Whitening)
-    np.testing.assert_allclose(whitening.mean_, table().mean(axis=0))
+    np.testing.assert_allclose(whitening.mean_, X.mean(axis=0, dtype=float))
 
 
-def test_a_feature_may_be_constant_in_the_first_chunk(small_chunks):
-    x = np.r_[np.zeros(1500), np.tile([1.0, -1.0], 750)]
+def test_a_feature_may_be_constant_in_the_first_chunk():
+    # Two features, and so a chunk is half of the rows.
+    n = chunks.CHUNK_VALUES
+    x = np.r_[np.zeros(n // 2), np.tile([1.0, -1.0], n // 4)]
     whitening = Whitening().fit(np.column_stack([x, x + 5]))
     np.testing.assert_allclose(whitening.scale_, np.sqrt(0.5), rtol=1e-12)
 
@@ -228,35 +247,40 @@ def test_grids_of_many_chunks_are_those_of_one(monkeypatch):
         quick(discrete={0: 1}, bounds=None).fit(X)
 
 
-def test_values_outside_of_bounds_are_found_in_every_chunk(small_chunks):
-    X = table()
-    X[1400, 3] = -1.0
-    with pytest.raises(ValueError, match=r"bounds: -1 in row 1400 of column 3"):
-        quick().fit(X)
+def test_values_outside_of_bounds_are_found_in_every_chunk():
+    X = 1 + np.abs(two_chunks(4))
+    row = len(X) - 100
+    X[row, 3] = -1.0
+    with pytest.raises(ValueError, match=rf"bounds: -1 in row {row} of column 3"):
+        quick(discrete=None).fit(X)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "float64"])
-def test_fingerprints_know_values_not_types_and_chunks(dtype, monkeypatch):
-    X = np.random.RandomState(0).randint(50, size=(500, 4)).astype(dtype)
+def test_fingerprints_know_values_not_types_and_chunks(dtype):
+    X = np.random.RandomState(0).randint(50, size=(2 * 10**6, 3)).astype(dtype)
+    assert X.size > chunks.CHUNK_VALUES
     weight = np.ones(500)
-    one = chunks.fingerprint(X.astype(float), weight, None)
-    monkeypatch.setattr(chunks, "CHUNK_VALUES", 100)
-    assert chunks.fingerprint(X, np.broadcast_to(1.0, 500), None) == one
-    X[499, 3] += 1
+    one = chunks.fingerprint(X, np.broadcast_to(1.0, 500), None)
+    assert chunks.fingerprint(X.astype(float), weight, None) == one
+    # All values at once.
+    digest = hashlib.sha256(repr(X.shape).encode() + X.astype(float).tobytes())
+    digest.update(repr(weight.shape).encode() + weight.tobytes() + b"None")
+    assert digest.hexdigest() == one
+    X[-1, 2] += 1
     assert chunks.fingerprint(X, weight, None) != one
 
 
-def test_many_rows_are_split_in_their_order(monkeypatch):
-    X, weight = np.arange(4000.0).reshape(-1, 2), np.arange(2000.0)
+def test_many_rows_are_split_in_their_order():
+    n = chunks.CHUNK_VALUES // 2 + 1
+    X, weight = np.arange(2.0 * n).reshape(-1, 2), np.arange(float(n))
 
-    def split():
+    def split(X):
         rng = np.random.RandomState(0)
         return splits.train_validation_splits(X, weight, None, 0.1, rng)[0]
 
-    (_, validation) = split()
-    monkeypatch.setattr(chunks, "CHUNK_VALUES", 1000)
-    (train, same) = split()
-    np.testing.assert_array_equal(same[0], validation[0])
+    # In one chunk, and in two.
+    (_, validation), (train, same) = split(X[:, :1]), split(X)
+    np.testing.assert_array_equal(same[1], validation[1])
     assert (np.diff(train[0][:, 0]) > 0).all()
     np.testing.assert_array_equal(train[0][:, 0], 2 * train[1])
     np.testing.assert_array_equal(same[0][:, 0], 2 * same[1])
@@ -264,21 +288,21 @@ def test_many_rows_are_split_in_their_order(monkeypatch):
     np.testing.assert_array_equal(joined, weight)
 
 
-def test_draws_from_many_rows_take_none_twice(monkeypatch):
-    monkeypatch.setattr(splits, "_MAX_SHUFFLED", 1000)
-    for n in (1000, 1001):
+def test_draws_from_many_rows_take_none_twice():
+    # Up to 2^22 rows by a permutation of all.
+    for n in (2**22, 2**22 + 1):
         drawn = splits.draw(n, 500, np.random.RandomState(0))
         assert len(np.unique(drawn)) == 500
         assert drawn.max() < n
         assert abs(drawn.mean() - n / 2) < 5 * n / np.sqrt(12 * 500)
 
 
-def test_batches_of_many_rows_come_from_all(monkeypatch):
-    monkeypatch.setattr(samples, "_MAX_SHUFFLED", 100)
-    all_samples = samples.Samples(torch.arange(101.0)[:, None], torch.ones(101))
+def test_batches_of_many_rows_come_from_all():
+    n = 2**22 + 1
+    all_samples = samples.Samples(torch.arange(n)[:, None], torch.ones(n))
     batches = all_samples.minibatches(20, torch.Generator().manual_seed(0))
-    seen = torch.cat([next(batches).x for _ in range(100)]).ravel().int()
-    counts = torch.bincount(seen, minlength=101)
+    seen = torch.cat([next(batches).x for _ in range(100)]).ravel()
+    counts = torch.bincount(seen * 101 // n, minlength=101)
     assert len(seen) == 2000
     # Poisson, about 20 each.
     assert counts.min() > 2
@@ -373,20 +397,36 @@ def test_temporaries_stay_within_the_working_memory(n, d, dtype, max_blocks):
             assert peak_beyond(call) < working_memory, name
 
 
-def test_flows_see_chunks_within_the_working_memory(fitted, monkeypatch):
-    seen = []
-    forward = type(fitted.flow_).forward
+class Recording(MLP):
+    """A network that knows how many rows begin a solve together."""
 
-    def recorded(flow, x, context=None):
-        seen.append(len(x))
-        return forward(flow, x, context)
+    seen: ClassVar = []
 
-    monkeypatch.setattr(type(fitted.flow_), "forward", recorded)
+    def dynamics(self, context=None):
+        inner = super().dynamics(context)
+
+        def evaluate(t, x):
+            if t == 0:
+                Recording.seen.append(len(x))
+            return inner(t, x)
+
+        return evaluate
+
+
+class RecordingField(VelocityField):
+    def build(self, n_features, generator=None):
+        return Recording(n_features, (4, 4), generator=generator)
+
+
+def test_flows_see_chunks_within_the_working_memory():
+    settings = {"max_blocks": 1, "max_iter": 2, "early_stopping": False}
+    density = quick(field=RecordingField(), **settings).fit(table())
+    Recording.seen.clear()
     with sklearn.config_context(working_memory=0.05):
-        fitted.score_samples(table(100))
+        density.score_samples(table(100))
     # Each of the rows has 16 points of its cell.
-    assert sum(seen) == 1600
-    assert max(seen) * 8 * 5 < 0.05 * MIB
+    assert sum(Recording.seen) == 1600
+    assert max(Recording.seen) * 8 * 5 < 0.05 * MIB
 
 
 # ------------------------------------------------------------------- larger than memory

@@ -184,6 +184,7 @@ def onnx_file(detector, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_file_of_torch(density, tmp_path):
     density.export(tmp_path / "density.pt2", format="torch")
     files = {"skjko.json": ""}
@@ -198,6 +199,7 @@ def test_file_of_torch(density, tmp_path):
     assert_close(run(torch.tensor(rows[:1])).numpy(), expected[:1])
 
 
+@pytest.mark.slow
 def test_file_of_onnx(detector, onnx_file):
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(
@@ -216,6 +218,7 @@ def test_file_of_onnx(detector, onnx_file):
         assert_close(found[1], expected[1][part])
 
 
+@pytest.mark.slow
 def test_service_over_http(detector, onnx_file):
     for name in ("fastapi", "httpx", "onnxruntime", "uvicorn"):
         pytest.importorskip(name)

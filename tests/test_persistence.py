@@ -1106,6 +1106,24 @@ def edited(content, change, cls=JKOFlowDensity):
     return of_parts(cls, model, arrays)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (to("table", "container", value=3), "its container is '3'"),
+        (to("fitted", "base_scores", value=["high"]), "its validation_score is 'high'"),
+        (
+            to("fitted", "model", "transforms", "steps", 0, value={"class": 1}),
+            "odd|its",
+        ),
+    ],
+)
+def test_info_says_nothing_of_another_type(change, message, whole, path):
+    kind = "density with a base"
+    path.write_bytes(edited(whole[kind], change, KINDS[kind]))
+    with pytest.raises(ValueError, match=message):
+        file_info(path)
+
+
 BLOCK = "model.blocks.0"
 OUT = f"{BLOCK}.weights.out_weight"
 FITTED = "model.fitted.model"

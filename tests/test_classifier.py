@@ -203,9 +203,9 @@ def test_pipelines_grids_and_frames():
     model = clone(plain()).fit(frame, pandas.Series(y).map({0: "a", 1: "b", 2: "c"}))
     assert model.feature_names_in_.tolist() == ["x", "z", "kind"]
     assert (model.predict(frame)[y == 0] == "a").mean() > 0.9
-    samples = model.sample("a", 50, random_state=0)
+    samples = model.sample("a", 500, random_state=0)
     assert samples.columns.tolist() == ["x", "z", "kind"]
-    assert (samples["kind"] == "u").mean() > 0.9
+    assert (samples["kind"] == "u").mean() > 0.8
     with pytest.raises(ValueError, match="'label' parameter"):
         model.sample("d")
 

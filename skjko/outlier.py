@@ -21,25 +21,13 @@ from skjko.callback_support import CallbackSupport
 from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
 from skjko.density import JKOFlowDensity
-from skjko.fitted_flow import draw, log_density
 from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
-from skjko.outlier_scores import RATE, OutlierScores
+from skjko.outlier_scores import N_SAMPLES, RATE, OutlierScores
 from skjko.support import Support
 from skjko.transforms.base import is_array, is_int
 from skjko.typing import Floats, Seed, State, typed
-
-# Own samples that the level sets and the candidate values of `explain` are taken from:
-# the quantile at 5 % is then known to 0.5 % of the mass.
-_N_SAMPLES = 2000
-
-# Those of them that the typical log-density is the mean of: it is then known to about
-# 0.03 nats times the square root of the number of features.
-_N_TYPICAL = 500
-
-# Values of every feature that `explain` tries first: equally spaced quantiles.
-_N_CANDIDATES = 33
 
 # Calibration samples beyond this number would only cost training samples: with as many,
 # the rate of false alarms at 5 % is known to 0.3 %.
@@ -359,20 +347,6 @@ class JKOFlowOutlierDetector(
         self._set_offset(X, np.ones(len(X)), rng)
         return self
 
-    def _describe(
-        self, from_pandas: bool, rng: np.random.RandomState, support: Support
-    ) -> None:
-        """Keep of the model's own samples what scoring and explaining need."""
-        self._fitted_statistic = self.statistic
-        samples = draw(self.density_, _N_SAMPLES, rng)
-        scores = log_density(self.density_, samples[:_N_TYPICAL])
-        self.typical_log_density_ = float(scores.mean())
-        levels = np.linspace(0, 1, _N_CANDIDATES)
-        self._candidates = np.quantile(samples, levels, axis=0)
-        self._candidates = self._candidates.clip(support.lower, support.upper)
-        self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
-        self.n_iter_ = self.density_.n_iter_
-
     def _calibrate(self, X_calibration: Floats | None) -> None:
         self.calibration_scores_ = (
             None if X_calibration is None else np.sort(self._score(X_calibration))
@@ -385,7 +359,7 @@ class JKOFlowOutlierDetector(
         if self.contamination != "auto":
             self.offset_ = weighted_quantile(self._score(X), weight, self.contamination)
         elif self.threshold == "hdr":
-            self.offset_ = self._level(1 - self.false_alarm_rate, _N_SAMPLES, rng)
+            self.offset_ = self._level(1 - self.false_alarm_rate, N_SAMPLES, rng)
         elif self.calibration_scores_ is None:
             self.offset_ = weighted_quantile(
                 self._score(X), weight, self.false_alarm_rate

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import false_discovery_control
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -21,10 +22,22 @@ from skjko.export.estimators import Exported, scorer
 from skjko.export.scorer import Detector
 from skjko.fitted_flow import draw, log_density
 from skjko.inputs import CheckedInput
+from skjko.support import Support
 from skjko.typing import ArrayOrFrame, Floats, Seed
 
 RATE = Interval(Real, 0, 1, closed="neither")
 """A rate, or a mass."""
+
+N_SAMPLES = 2000
+"""Own samples that level sets and the candidate values of `explain` are taken from: the
+quantile at 5 % is then known to 0.5 % of the mass."""
+
+# Those of them that the typical log-density is the mean of: it is then known to about
+# 0.03 nats times the square root of the number of features.
+_N_TYPICAL = 500
+
+# Values of every feature that `explain` tries first: equally spaced quantiles.
+_N_CANDIDATES = 33
 
 # Share of a threshold that is rounding.
 _ROUNDING = 1e-10
@@ -37,6 +50,8 @@ class OutlierScores(CheckedInput, Exported):
     feature_names_in_: np.ndarray
     density_: JKOFlowDensity
     offset_: float
+    statistic: str
+    n_iter_: int
     typical_log_density_: float
     calibration_scores_: Floats | None
     _candidates: Floats
@@ -51,6 +66,20 @@ class OutlierScores(CheckedInput, Exported):
     def _validated(self, X: ArrayLike) -> Floats:
         check_is_fitted(self)
         return self._checked(X)
+
+    def _describe(
+        self, from_pandas: bool, rng: np.random.RandomState, support: Support
+    ) -> None:
+        """Keep of the model's own samples what scoring and explaining need."""
+        self._fitted_statistic = self.statistic
+        samples = draw(self.density_, N_SAMPLES, rng)
+        scores = log_density(self.density_, samples[:_N_TYPICAL])
+        self.typical_log_density_ = float(scores.mean())
+        levels = np.linspace(0, 1, _N_CANDIDATES)
+        self._candidates = np.quantile(samples, levels, axis=0)
+        self._candidates = self._candidates.clip(support.lower, support.upper)
+        self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
+        self.n_iter_ = self.density_.n_iter_
 
     def _score(self, X: Floats) -> Floats:
         """Score validated samples."""
@@ -160,13 +189,60 @@ class OutlierScores(CheckedInput, Exported):
         ValueError
             If there are no calibration samples.
 
-        Notes
-        -----
-        Among many samples tested, hold the share of false alarms among the alarms down
-        with `scipy.stats.false_discovery_control`.
+        See Also
+        --------
+        select : Outliers among many samples, with a bound on the false discoveries.
         """
         scores = self._statistic(self._told_log_density(X))
         return conformal_p_values(scores, self._calibrated())
+
+    def select(self, X: ArrayLike, fdr: float = 0.1) -> NDArray[np.bool_]:
+        """Select outliers with a bound on the rate of false discoveries.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in the units of the data fitted: all that are tested together.
+        fdr : float, default=0.1
+            Bound on the expected share of normal samples among those selected.
+
+        Returns
+        -------
+        selected : ndarray of bool of shape (n_samples,)
+            By the procedure of Benjamini and Hochberg on `p_values`. The bound holds
+            for normal samples that are independent draws from where the calibration
+            samples come from [1]_, whatever the distribution and the model.
+
+        Raises
+        ------
+        ValueError
+            If there are no calibration samples, or `fdr` is out of its range.
+
+        Notes
+        -----
+        No p-value is below `1 / (n_calibration + 1)`. For k of m samples to be selected
+        it takes about `m / (k * fdr)` calibration samples.
+
+        References
+        ----------
+        .. [1] S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for outliers
+           with conformal p-values", Annals of Statistics 51(1), 2023.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skjko import JKOFlowDensity, JKOFlowOutlierDetector
+        >>> X = np.random.default_rng(0).standard_normal((600, 2))
+        >>> density = JKOFlowDensity(max_blocks=0).fit(X[:300])
+        >>> detector = JKOFlowOutlierDetector.from_density(density, X[300:])
+        >>> detector.select([[0.0, 0.1], [9.0, 9.0]])
+        array([False,  True])
+        """
+        check_is_fitted(self)
+        self._check_rate(fdr, "fdr", "select")
+        # Where the adjusted p-value is the rate itself, rounding must not decide.
+        p = false_discovery_control(self.p_values(X))
+        return p <= fdr * (1 + 1e-12)
 
     def _calibrated(self) -> Floats:
         if self.calibration_scores_ is None:

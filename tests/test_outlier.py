@@ -251,6 +251,29 @@ def test_p_values_are_uniform_over_calibration_sets():
         assert (p <= rate + 1e-12).mean() < rate + 3 * error
 
 
+def test_selection_controls_the_rate_of_false_discoveries():
+    """Of 90 normal samples and 10 outliers, with the calibration set, redrawn."""
+    density = JKOFlowDensity(max_blocks=0).fit(normal(50, 2))
+    rng = np.random.RandomState(1)
+    false, found = [], []
+    for _ in range(100):
+        rows = rng.standard_normal((390, 2))
+        rows[-10:] += 6.0
+        detector = JKOFlowOutlierDetector.from_density(
+            density, rows[:290], random_state=0
+        )
+        selected = detector.select(rows[290:], fdr=0.2)
+        p = detector.p_values(rows[290:])
+        # Benjamini and Hochberg by hand.
+        k = np.flatnonzero(np.sort(p) <= 0.2 * np.arange(1, 101) / 100 + 1e-12)
+        assert selected.sum() == (k[-1] + 1 if len(k) else 0)
+        false.append(selected[:90].sum() / max(1, selected.sum()))
+        found.append(selected[90:].mean())
+    # The rate is 0.2 times the share of normal samples, at most.
+    assert np.mean(false) < 0.18 + 3 * np.std(false) / 10
+    assert np.mean(found) > 0.8
+
+
 @pytest.mark.slow
 def test_p_values_of_fitted_flows_hold_on_data_that_are_not_gaussian():
     """Fit and calibration anew every time, on a small flow that fits badly."""
@@ -283,6 +306,8 @@ def test_without_calibration_rows_there_are_no_p_values(X):
         detector.p_values(X)
     with pytest.raises(ValueError, match="no calibration samples"):
         detector.false_alarm_threshold(0.1)
+    with pytest.raises(ValueError, match="no calibration samples"):
+        detector.select(X)
 
 
 def test_too_few_calibration_rows_warn(X):
@@ -329,6 +354,8 @@ def test_predict_by_highest_density_region():
 def test_bad_rates(detector, value):
     with pytest.raises(ValueError, match=r"'rate' .*false_alarm_threshold"):
         detector.false_alarm_threshold(value)
+    with pytest.raises(ValueError, match=r"'fdr' .*select"):
+        detector.select([[0.0, 0.0]], fdr=value)
     with pytest.raises(ValueError, match=r"'mass' .*hdr_threshold"):
         detector.hdr_threshold(value)
     with pytest.raises(ValueError, match=r"'n_samples' .*hdr_threshold"):

@@ -161,7 +161,10 @@ class ClassifierMethods(FittedFlow, CheckedInput):
         if reject is None:
             return labels
         is_real = isinstance(reject, Real) and not isinstance(reject, bool)
-        n = 0 if self.calibration_scores_ is None else len(self.calibration_scores_)
+        calibration = self.calibration_scores_
+        if calibration is None:
+            calibration = np.empty(0)
+        n = len(calibration)
         if not is_real or not 0 < float(reject) < 1:
             raise ValueError(
                 f"The 'reject' parameter of {type(self).__name__}.predict must be a "
@@ -172,7 +175,7 @@ class ClassifierMethods(FittedFlow, CheckedInput):
                 f"{n} calibration samples are too few for reject={reject}: no p-value "
                 f"is less than 1 / {n + 1}. Raise it or calibration_fraction."
             )
-        p = conformal_p_values(logsumexp(joint, axis=1), self.calibration_scores_)
+        p = conformal_p_values(logsumexp(joint, axis=1), calibration)
         labels = labels.astype(object)
         labels[p <= float(reject)] = None
         return labels

@@ -2,6 +2,8 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import vjp
@@ -28,7 +30,8 @@ def _exact(velocity: Velocity, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Forward mode, which scores use, cannot be traced for any number of samples.
     """
-    value, pullback = vjp(velocity, x)
+    solved: Any = vjp(velocity, x)
+    value, pullback = solved
     diagonal = []
     for j in range(x.shape[1]):
         direction = torch.zeros_like(value)

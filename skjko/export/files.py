@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -39,7 +39,7 @@ def write(
     path: str | os.PathLike[str],
     format: str,
     outputs: Sequence[str],
-    metadata: dict[str, object],
+    metadata: Mapping[str, object],
 ) -> None:
     """Write a module as one graph, for any number of samples.
 
@@ -78,6 +78,7 @@ def write(
             dynamo=True,
             verbose=False,
         )
+        assert graph is not None  # It is where the exporter is that of torch.export.
         for key, value in metadata.items():
             text = value if isinstance(value, str) else json.dumps(value)
             graph.model.metadata_props[key] = text

@@ -10,6 +10,7 @@ What depends on the values of samples is a choice between two results, never a b
 import math
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,7 +48,11 @@ def translate(step: Transform) -> "Map":
 class Map(nn.Module):
     """Base class of the modules: arrays of the transform as buffers in float64."""
 
-    def __init__(self, **arrays: np.ndarray) -> None:
+    if TYPE_CHECKING:
+        # The buffers, and modules of parts.
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, **arrays: Any) -> None:
         super().__init__()
         for name, array in arrays.items():
             array = np.asarray(array)
@@ -295,7 +300,8 @@ class ChainMap(nn.Module):
         log_det = torch.zeros_like(x[:, 0])
         for i in range(n_maps):
             d = self.widths[i]
-            y, increment = self.maps[i](x[:, :d])
+            one: Any = self.maps[i]
+            y, increment = one(x[:, :d])
             x = y if d == x.shape[-1] else torch.cat([y, x[:, d:]], -1)
             log_det = log_det + increment
         return x, log_det
@@ -306,5 +312,6 @@ class ChainMap(nn.Module):
             return normal.log_prob(x)
         y, log_det = self._through(x, len(self.maps) - 1)
         d = self.widths[-1]
-        log_det = log_det + self.maps[-1].log_prob(y[:, :d])
+        last: Any = self.maps[-1]
+        log_det = log_det + last.log_prob(y[:, :d])
         return log_det + normal.log_prob(y[:, d:])

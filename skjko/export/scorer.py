@@ -4,6 +4,8 @@
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +34,8 @@ class Scorer(nn.Module):
         Behind the flow.
     """
 
+    steps: Tensor
+
     def __init__(
         self, support: Support, transforms: Chain, flow: Flow, base: Chain
     ) -> None:
@@ -55,10 +59,11 @@ class Scorer(nn.Module):
         """Return the log-density of every sample, in nats, shape (n,)."""
         X = X.to(torch.float64)
         steps = self.steps.expand(X.shape[0], -1)
-        if self.atoms is None:
+        atoms: Any = self.atoms
+        if atoms is None:
             score = self.cells(self._log_density, X, steps)
         else:
-            opened, widths, is_atom = self.atoms(X)
+            opened, widths, is_atom = atoms(X)
             # Both for all samples: which of them is right depends on the values.
             score = torch.where(
                 is_atom,
@@ -100,7 +105,9 @@ class _Cells(Map):
         )
         self.n_points = len(weight)
 
-    def forward(self, log_density, x: Tensor, widths: Tensor) -> Tensor:
+    def forward(
+        self, log_density: Callable[[Tensor], Tensor], x: Tensor, widths: Tensor
+    ) -> Tensor:
         if not self.n_points:
             return log_density(x)
         moved = (widths[:, None, :] * self.offsets) @ self.placed

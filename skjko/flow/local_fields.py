@@ -166,6 +166,7 @@ class LocalField(nn.Module):
     Parameters
     ----------
     neighbours : Windows or Chebyshev
+        What places see, and move, around them.
     n_channels : int
         Columns of a sample for every place. All those of one place are side by side.
     width : int

@@ -106,12 +106,16 @@ def test_density_integrates_to_one(density, X):
     # half the moons' width it is off by 7e-3, at a quarter by 1e-3. What is left is
     # the solver, whose log-determinant is good to 1e-3 nats in the mean.
     # Some 0.3 % of the mass are farther out than any of the samples, which end at 3.
-    spacing = 0.04
-    axis = np.arange(-8, 8, spacing)
+    # There the density has no fine structure.
     assert abs(X).max() < 3.5
-    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    mass = np.exp(density.score_samples(grid)).sum() * spacing**2
-    assert mass == pytest.approx(1, abs=3e-3)
+
+    def mass(reach, spacing, beyond=0):
+        axis = np.arange(-reach, reach, spacing) + spacing / 2
+        grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+        grid = grid[np.abs(grid).max(axis=1) > beyond]
+        return np.exp(density.score_samples(grid)).sum() * spacing**2
+
+    assert mass(4, 0.04) + mass(8, 0.2, beyond=4) == pytest.approx(1, abs=3e-3)
 
 
 def test_score_is_change_of_variables(density, fresh):
@@ -284,7 +288,9 @@ def test_bad_number_of_samples(density, n_samples):
 
 @pytest.mark.parametrize("n", [200, 1100])
 def test_seed_determines_the_model(X, fresh, n):
-    first, again, other = (quick(random_state=s).fit(X[:n]) for s in (0, 0, 1))
+    first, again, other = (
+        quick(random_state=s, max_blocks=1).fit(X[:n]) for s in (0, 0, 1)
+    )
     assert first.n_blocks_ >= 1
     assert_same_fit(first, again, rtol=1e-7)
     scores = first.score_samples(fresh)
@@ -303,10 +309,10 @@ def test_global_state_is_left_alone(X, fresh):
 
 
 def test_fit_does_not_depend_on_torch_default_dtype(X, fresh):
-    expected = quick().fit(X[:200]).score_samples(fresh)
+    expected = quick(max_blocks=1).fit(X[:200]).score_samples(fresh)
     torch.set_default_dtype(torch.float64)
     try:
-        scores = quick().fit(X[:200]).score_samples(fresh)
+        scores = quick(max_blocks=1).fit(X[:200]).score_samples(fresh)
     finally:
         torch.set_default_dtype(torch.float32)
     np.testing.assert_allclose(scores, expected, atol=1e-7)
@@ -335,8 +341,8 @@ def test_use_does_not_change_the_model(density, fresh):
 
 
 def test_refit_forgets_the_first_fit(X, fresh):
-    refitted = quick().fit(normal(150, 3)).fit(X[:200])
-    expected = quick().fit(X[:200])
+    refitted = quick(max_blocks=1).fit(normal(150, 3)).fit(X[:200])
+    expected = quick(max_blocks=1).fit(X[:200])
     assert_same_fit(refitted, expected)
     np.testing.assert_array_equal(
         refitted.score_samples(fresh), expected.score_samples(fresh)
@@ -366,12 +372,10 @@ def test_pickle_round_trip(density, fresh):
     )
 
 
-@pytest.mark.slow
-def test_grid_search_in_parallel(X):
+def test_grid_search(X):
     grid = {"max_blocks": [0, 1], "field__hidden_layer_sizes": [(8, 8), 4]}
-    search = GridSearchCV(
-        quick(transforms=None), grid, cv=2, n_jobs=2, error_score="raise"
-    ).fit(X[:400])
+    density = quick(early_stopping=False)
+    search = GridSearchCV(density, grid, cv=2, error_score="raise").fit(X[:400])
     assert search.best_params_["max_blocks"] == 1
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_estimator_.sample(3).shape == (3, 2)
@@ -412,9 +416,10 @@ def test_a_fit_leaves_its_components_alone(X):
 
 def test_pipeline_with_a_column_selector(X):
     wide = np.hstack([X[:200], normal(200, 1)])
-    pipeline = make_pipeline(FunctionTransformer(lambda A: A[:, :2]), quick())
+    density = quick(early_stopping=False)
+    pipeline = make_pipeline(FunctionTransformer(lambda A: A[:, :2]), density)
     pipeline.fit(wide)
-    expected = quick().fit(X[:200])
+    expected = clone(density).fit(X[:200])
     assert pipeline.score(wide) == pytest.approx(expected.score(X[:200]))
     np.testing.assert_array_equal(
         pipeline.score_samples(wide), expected.score_samples(X[:200])
@@ -464,11 +469,17 @@ def test_a_field_of_ones_own():
     Z[:, 1] += Z[:, 0] ** 2
     # A rotation would mix the features.
     scale = Whitening(method="scale")
-    density = quick(field=ShearField(), transforms=[scale], max_iter=60).fit(Z)
-    assert density.n_blocks_ >= 1
+    density = quick(
+        field=ShearField(),
+        transforms=[scale],
+        max_blocks=1,
+        max_iter=30,
+        learning_rate_init=0.1,
+    ).fit(Z)
+    assert density.n_blocks_ == 1
     assert isinstance(density.field_, ShearField)
     assert density.score(Z) > gaussian().fit(Z).score(Z) + 0.2
-    Z = Z[:200]
+    Z = Z[:100]
     back = density.inverse_transform(density.transform(Z))
     np.testing.assert_allclose(back, Z, atol=1e-6)
     assert np.abs(density.likelihood_error(Z)).mean() < 0.01
@@ -494,12 +505,12 @@ def test_a_whitening_of_ones_own_is_the_only_one(X):
 
 def test_data_frames(X):
     frame = pd.DataFrame(X[:200], columns=["east", "north"])
-    density = quick().fit(frame)
+    density = quick(early_stopping=False).fit(frame)
     assert list(density.feature_names_in_) == ["east", "north"]
     samples = density.sample(3, random_state=0)
     assert isinstance(samples, pd.DataFrame)
     assert list(samples.columns) == ["east", "north"]
-    plain = quick().fit(X[:200])
+    plain = clone(density).fit(X[:200])
     np.testing.assert_array_equal(samples, plain.sample(3, random_state=0))
     np.testing.assert_array_equal(
         density.score_samples(frame), plain.score_samples(X[:200])
@@ -525,8 +536,8 @@ def test_weight_zero_is_absence(X, fresh, n):
     """Cross-validation for n = 300, a single split for n = 1100."""
     keep = np.zeros(len(X), dtype=bool)
     keep[np.random.RandomState(0).permutation(len(X))[:n]] = True
-    weighted = quick().fit(X, sample_weight=keep.astype(float))
-    subset = quick().fit(X[keep])
+    weighted = quick(max_blocks=1).fit(X, sample_weight=keep.astype(float))
+    subset = quick(max_blocks=1).fit(X[keep])
     assert subset.n_blocks_ >= 1
     assert_same_fit(weighted, subset)
     np.testing.assert_allclose(
@@ -536,7 +547,10 @@ def test_weight_zero_is_absence(X, fresh, n):
 
 def test_weights_have_no_unit(X, fresh):
     weight = np.random.RandomState(0).uniform(0.5, 1.5, 200)
-    a, b = (quick().fit(X[:200], sample_weight=c * weight) for c in (1.0, 1024.0))
+    a, b = (
+        quick(max_blocks=1).fit(X[:200], sample_weight=c * weight)
+        for c in (1.0, 1024.0)
+    )
     np.testing.assert_allclose(
         a.score_samples(fresh), b.score_samples(fresh), atol=1e-12, rtol=0
     )
@@ -546,7 +560,7 @@ def test_weights_have_no_unit(X, fresh):
 def test_weights_move_the_density(n):
     X = normal(n, 1)
     weight = np.where(X[:, 0] > 0, 1.0, 0.05)
-    density = quick(max_iter=60).fit(X, sample_weight=weight)
+    density = quick(max_blocks=1, max_iter=60).fit(X, sample_weight=weight)
     share = (density.sample(2000, random_state=0) > 0).mean()
     assert share > 0.85
 
@@ -574,7 +588,8 @@ def test_too_few_positive_weights(X, n_positive):
 def test_powers_of_two_shift_scores(X, n):
     exponents = np.array([7, -20])
     X, scale = X[:n], 2.0**exponents
-    density, scaled = quick().fit(X), quick().fit(X * scale)
+    density = quick(max_blocks=1).fit(X)
+    scaled = clone(density).fit(X * scale)
     assert density.n_blocks_ >= 1
     np.testing.assert_array_equal(density.movements_, scaled.movements_)
     np.testing.assert_allclose(
@@ -998,8 +1013,8 @@ def test_validation_decides_where_a_fold_is_constant():
 
 
 def test_cpu(X, fresh):
-    expected = quick().fit(X[:200]).score_samples(fresh)
-    scores = quick(device="cpu").fit(X[:200]).score_samples(fresh)
+    expected = quick(max_blocks=1).fit(X[:200]).score_samples(fresh)
+    scores = quick(max_blocks=1, device="cpu").fit(X[:200]).score_samples(fresh)
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         np.testing.assert_array_equal(scores, expected)
     assert np.isfinite(scores).all()
@@ -1155,8 +1170,8 @@ def test_a_warm_start_goes_on(X, n, early_stopping):
     schedule = JKOSchedule(free_block=False)
     density.set_params(schedule=schedule).fit(X[:n])
     first, n_iter = density.flow_.blocks[0], density.n_iter_
-    density.set_params(max_blocks=3).fit(X[:n])
-    assert density.n_blocks_ > 1
+    density.set_params(max_blocks=2).fit(X[:n])
+    assert density.n_blocks_ == 2
     assert density.n_iter_ > n_iter
     for a, b in zip(
         first.parameters(), density.flow_.blocks[0].parameters(), strict=True

@@ -117,9 +117,10 @@ def test_parameters_without_gradient_stay(kind):
 
 def test_a_fit_does_not_wait_for_the_compiler():
     code = (
-        "import sys, numpy as np; from skjko import JKOFlowDensity\n"
+        "import sys, numpy as np; from skjko import JKOFlowDensity, MLPField\n"
         "X = np.random.RandomState(0).standard_normal((1200, 2)) ** 3\n"
-        "JKOFlowDensity(max_blocks=1, max_iter=2).fit(X).sample(3)\n"
+        "density = JKOFlowDensity(field=MLPField((8, 8)), max_blocks=1, max_iter=2)\n"
+        "density.fit(X).sample(3)\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -98,9 +98,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng, counts = np.random.RandomState(options.seed), collections.Counter()
-    runner, stop = CliRunner(), time.monotonic() + options.seconds
+    runner = CliRunner()
     with tempfile.TemporaryDirectory() as folder:
         kept, path = list(models(folder)), Path(folder) / "damaged"
+        stop = time.monotonic() + options.seconds
         while time.monotonic() < stop:
             content, kind = kept[rng.randint(len(kept))]
             damage = damaged_bytes if rng.rand() < 0.4 else damaged_json

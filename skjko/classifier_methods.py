@@ -162,15 +162,13 @@ class ClassifierMethods(FittedFlow, CheckedInput):
             return labels
         is_real = isinstance(reject, Real) and not isinstance(reject, bool)
         calibration = self.calibration_scores_
-        if calibration is None:
-            calibration = np.empty(0)
-        n = len(calibration)
+        n = 0 if calibration is None else len(calibration)
         if not is_real or not 0 < float(reject) < 1:
             raise ValueError(
                 f"The 'reject' parameter of {type(self).__name__}.predict must be a "
                 f"float in the range (0, 1) or None. Got {reject!r} instead."
             )
-        if n == 0 or 1 / (n + 1) > float(reject):
+        if calibration is None or 1 / (n + 1) > float(reject):
             raise ValueError(
                 f"{n} calibration samples are too few for reject={reject}: no p-value "
                 f"is less than 1 / {n + 1}. Raise it or calibration_fraction."

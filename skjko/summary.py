@@ -76,7 +76,9 @@ def _how(density):
     if density.n_blocks_:
         transforms = density.transforms_
         n_features = transforms.n_features_in_ - transforms.n_degenerate_
-        solver = density.get_params(deep=False)["solver"] or RungeKutta()
+        params = density.get_params()
+        # A classifier has those of its density.
+        solver = params.get("solver", params.get("density__solver")) or RungeKutta()
         divergence = solver.divergence_of(density.flow_.blocks[0].field, n_features)
         kind = type(density.field_).__name__
         yield f"field: {kind}, divergence in training: {_DIVERGENCES[divergence]}"

@@ -461,7 +461,7 @@ class ConditionalMethods(FittedFlow, CheckedInput):
         coded = state["categories"].columns
         counts = [len(coded[j].values) if j in coded else 0 for j in range(p)]
         if not is_array(state["fill"], (p,), finite=False):
-            raise ValueError("what stands for missing values is not there")
+            raise ValueError("the values in place of missing ones do not fit")
         counts += [0] * int((~np.isnan(state["fill"])).sum())
         fitted.check(d + n_context)
         scale = fitted.model.transforms.find(LocationScale)

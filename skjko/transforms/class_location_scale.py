@@ -84,12 +84,15 @@ class ClassLocationScale(Transform):
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features)
+            Features alone, in data units.
         codes : ndarray of int of shape (n_samples,)
             The class of every sample.
         weight : ndarray of shape (n_samples,)
             Positive.
         n_classes : int
+            Number of classes.
         rng : RandomState
+            Of the folds.
 
         Returns
         -------

@@ -45,7 +45,7 @@ class ConvField(VelocityField):
     >>> from skjko import ConvField
     >>> field = ConvField(image_shape=(8, 8), hidden_channels=16)
     >>> sum(weight.numel() for weight in field.build(n_features=64).parameters())
-    1130
+    1114
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012

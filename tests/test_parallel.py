@@ -136,9 +136,9 @@ def test_a_fitted_model_scores_in_workers(backend):
     fitted = quick(**WAYS["one layer"]).fit(X)
     with joblib.parallel_config(backend, n_jobs=2):
         parts = Parallel()(delayed(fitted.score_samples)(X[i::4]) for i in range(4))
-    expected = fitted.score_samples(X)
     for i, part in enumerate(parts):
-        np.testing.assert_array_equal(part, expected[i::4])
+        # Of the same samples: among others, products may round otherwise.
+        np.testing.assert_array_equal(part, fitted.score_samples(X[i::4]))
 
 
 # ------------------------------------------------------------------- threads

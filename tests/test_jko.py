@@ -21,7 +21,7 @@ from engine import (
 )
 
 from skjko.datasets import eight_gaussians
-from skjko.flow import ode, schedule
+from skjko.flow import ode, run, schedule
 from skjko.flow.base import StandardNormal
 from skjko.flow.block_training import BlockFit, BlockTrainer
 from skjko.flow.fields import MLP, dynamics
@@ -503,6 +503,25 @@ def test_pretrained_weights_are_no_reason_to_end_at_a_high_learning_rate():
     record = trainer.records[0]
     assert record.n_iter - record.n_pretrained > 100
     assert trainer.score > before + 0.01
+
+
+def test_training_ends_whenever_time_runs_out():
+    class Ticking(run.Clock):
+        """A clock that goes on whenever it is read, and breaks if nothing ends."""
+
+        def __init__(self):
+            super().__init__()
+            self.n_read = 0
+
+        def __call__(self):
+            self.n_read += 1
+            assert self.n_read < 1000
+            return float(self.n_read)
+
+    for seconds in range(30, 40):
+        clock = Ticking()
+        limited = run.Run(0, [run.TimeLimit(seconds, clock)], clock)
+        planar(n=200, max_iter=10_000, run=limited).grow((math.inf,))
 
 
 def test_all_rounds_run_in_full_without_validation():

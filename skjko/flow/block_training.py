@@ -143,7 +143,8 @@ class BlockFit:
             for trainer in self._trainers:
                 trainer.step(progress, 1 / self._max_iter)
             self._n_done += 1
-            done = self.progress >= until or self._n_done >= n_iter
+            # Time may have run out since the caller looked: there is no more than all.
+            done = self.progress >= min(until, 1.0) or self._n_done >= n_iter
 
     def run(self, n_iter, fallback=None):
         """Train for so many iterations, or for as long as there is time."""

@@ -1,8 +1,10 @@
-"""Which examples in docstrings can run."""
+"""Which examples in docstrings can run, and how processes share the tests."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
 import importlib.util
+
+import pytest
 
 # Those of adapters need the library that they are for, those of callbacks
 # scikit-learn 1.9.
@@ -13,3 +15,11 @@ collect_ignore = [
 ]
 if importlib.util.find_spec("sklearn.callback") is None:
     collect_ignore.append("skjko/callbacks.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Run the tests of a file in one process: they share fitted models."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)

@@ -156,10 +156,9 @@ class ClassifierMethods(FittedFlow, CheckedInput):
         ValueError
             If `reject` is out of its range, or there are too few calibration samples.
         """
-        joint = self._told_joint(X)
-        labels = self.classes_[joint.argmax(axis=1)]
+        check_is_fitted(self)
         if reject is None:
-            return labels
+            return self.classes_[self._told_joint(X).argmax(axis=1)]
         is_real = isinstance(reject, Real) and not isinstance(reject, bool)
         calibration = self.calibration_scores_
         n = 0 if calibration is None else len(calibration)
@@ -173,8 +172,9 @@ class ClassifierMethods(FittedFlow, CheckedInput):
                 f"{n} calibration samples are too few for reject={reject}: no p-value "
                 f"is less than 1 / {n + 1}. Raise it or calibration_fraction."
             )
+        joint = self._told_joint(X)
+        labels = self.classes_[joint.argmax(axis=1)].astype(object)
         p = conformal_p_values(logsumexp(joint, axis=1), calibration)
-        labels = labels.astype(object)
         labels[p <= float(reject)] = None
         return labels
 

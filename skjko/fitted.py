@@ -64,6 +64,8 @@ class Fitted:
     model : Model
     start : str
         "gaussian" or "mixture": what stands in front of the blocks.
+    divergence : str
+        That of the training; see `RungeKutta`.
     parameters : dict
         Of the estimator.
     data : str
@@ -84,6 +86,7 @@ class Fitted:
 
     model: Model
     start: str
+    divergence: str
     parameters: dict = field(default_factory=dict)
     data: str = ""
     seed: int = 0

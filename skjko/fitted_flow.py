@@ -120,7 +120,7 @@ class FittedFlow:
             validation samples in nats; higher is better.
         """
         check_is_fitted(self)
-        return summarize(self)
+        return summarize(self, self._fitted.divergence)
 
     def _repr_html_inner(self) -> str:
         """HTML of the parameters, and of the fitted model if there is one."""

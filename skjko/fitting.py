@@ -100,6 +100,7 @@ def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
     fitted = Fitted(
         _model(config, chosen.candidate.chains[0], result.trainer.flows[0], Chain([])),
         chosen.start,
+        config.training.divergence,
         data=data,
         seed=seed,
         rounds=result.trainer.rounds,
@@ -253,6 +254,7 @@ def _without_validation(X, weight, config, run, earlier, few):
     return Fitted(
         _model(config, chain, trainer.flows[0], Chain([])),
         start,
+        config.training.divergence,
         rounds=trainer.rounds,
         failed=trainer.failed,
         interrupted=trainer.interrupted,

@@ -141,7 +141,7 @@ def _fitted(
         X = np.tile(X, (n_copies, 1))
         X += deviation * rng.standard_normal(X.shape)
         np.clip(X, -LARGEST_VALUE, LARGEST_VALUE, out=X)
-        X = _reflected(X, lower, upper, deviation > 0)
+        X = reflected(X, lower, upper, deviation > 0)
         weight = np.tile(weight, n_copies)
         groups = None if groups is None else np.tile(groups, n_copies)
     if density.random_state is None:
@@ -173,7 +173,7 @@ def _tell(
         }
 
 
-def _reflected(
+def reflected(
     X: Floats, lower: Floats, upper: Floats, noisy: NDArray[np.bool_]
 ) -> Floats:
     """Values that noise has taken out of bounds, reflected into them."""

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 
-from skjko.components import RungeKutta
 from skjko.transforms.atoms import Atoms
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.whitening import Whitening
@@ -31,10 +30,17 @@ _DIVERGENCES = {
 _FEW_EFFECTIVE = 50
 
 
-def summarize(density):
-    """Return a description of a fitted density, a few lines of text."""
+def summarize(density, divergence):
+    """Return a description of a fitted density, a few lines of text.
+
+    Parameters
+    ----------
+    density : FittedFlow
+    divergence : str
+        That it was trained with.
+    """
     lines = [f"{type(density).__name__}: {_what(density)}."]
-    lines += [f"  {line}" for line in (*_how(density), *_why(density))]
+    lines += [f"  {line}" for line in (*_how(density, divergence), *_why(density))]
     if density.n_blocks_:
         lines += ["", *_table(density)]
     rounds = [r for r in density.history_ if r.round != "grow"]
@@ -50,7 +56,7 @@ def to_html(density, inner):
     """Return HTML with the summary of a fitted density in front of the parameters."""
     if not hasattr(density, "transforms_"):
         return inner
-    return f"<pre>{html.escape(summarize(density))}</pre>{inner}"
+    return f"<pre>{html.escape(density.summary())}</pre>{inner}"
 
 
 def _plural(n, noun):
@@ -71,15 +77,9 @@ def _what(density):
     return f"{kind}, {_plural(d, 'feature')}"
 
 
-def _how(density):
+def _how(density, divergence):
     """What the blocks were trained with."""
     if density.n_blocks_:
-        transforms = density.transforms_
-        n_features = transforms.n_features_in_ - transforms.n_degenerate_
-        params = density.get_params()
-        # A classifier has those of its density.
-        solver = params.get("solver", params.get("density__solver")) or RungeKutta()
-        divergence = solver.divergence_of(density.flow_.blocks[0].field, n_features)
         kind = type(density.field_).__name__
         yield f"field: {kind}, divergence in training: {_DIVERGENCES[divergence]}"
 

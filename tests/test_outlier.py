@@ -21,7 +21,7 @@ from skjko.calibration import (
     weighted_quantile,
 )
 from skjko.datasets import moons
-from skjko.smoothing import _reflected
+from skjko.smoothing import reflected
 from skjko.transforms import Whitening
 
 MIXING = np.array([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.5, 0.1]])
@@ -649,9 +649,9 @@ def test_noise_stays_within_bounds(bounds):
 def test_reflected_noise_is_the_folded_normal_distribution():
     """Of one value at its bound the noisy samples are |x|; of others, folded twice."""
     rows = np.zeros((4000, 1))
-    folded = _reflected(normal(4000, 1), rows[0], rows[0] + np.inf, np.array([True]))
+    folded = reflected(normal(4000, 1), rows[0], rows[0] + np.inf, np.array([True]))
     assert kstest(folded[:, 0], "halfnorm").pvalue > 0.01
-    wide = _reflected(9 * normal(4000, 1), rows[0], rows[0] + 2.0, np.array([True]))
+    wide = reflected(9 * normal(4000, 1), rows[0], rows[0] + 2.0, np.array([True]))
     assert kstest(wide[:, 0] / 2, "uniform").pvalue > 0.01
 
 

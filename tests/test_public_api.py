@@ -104,8 +104,6 @@ def test_docstring_of_method(path):
 
 def test_every_public_name_is_in_the_reference():
     page = Path(__file__).parents[1] / "docs" / "api.rst"
-    if not page.exists():
-        pytest.skip("the documentation is not here")
     package, listed = None, set()
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith(".. currentmodule::"):

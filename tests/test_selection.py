@@ -2,8 +2,10 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import engine
 import numpy as np
 import pytest
+import torch
 from helpers import quick
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
@@ -11,9 +13,13 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_
 from sklearn.mixture import GaussianMixture
 
 from skjko import JKOFlowDensity, MLPField, metrics
+from skjko.candidates import Candidate
 from skjko.datasets import correlated_mixture, heavy_tails, moons
+from skjko.flow.run import Clock, Run, TimeLimit
+from skjko.flow.training_config import TrainingConfig
 from skjko.transforms import (
     Asinh,
+    Chain,
     MarginalMixtures,
     MixtureMap,
     Radial,
@@ -227,3 +233,36 @@ def test_what_was_selected_is_told(clusters):
     assert "mixture of" in text
     assert "validation preferred" in text
     assert text.splitlines()[0] in density._repr_html_()
+
+
+# ----------------------------------------------------------- flows that may catch up
+
+
+@pytest.fixture(scope="module")
+def halfway():
+    """A candidate after 60 iterations of its flow, and what the last 40 gained."""
+    field = MLPField((16, 16), "silu", 1.0).build
+    X, T = (torch.tensor(moons().sample(500, random_state=s)).float() for s in (0, 1))
+    candidate = Candidate("none", [Chain([])], [engine.fold(X, T)], len(X))
+    config = TrainingConfig(max_iter=100, batch_size=100, learning_rate=0.01)
+    candidate.start_flow(field, config, Run(0))
+    candidate.pretrain(1.0, 20)
+    before = candidate.score
+    candidate.pretrain(1.0, 40)
+    assert candidate.score > before
+    return candidate, candidate.score - before
+
+
+def test_a_flow_goes_on_while_its_latest_gain_could_do(halfway):
+    candidate, gain = halfway
+    # 100 more iterations after 60, at the gain in their logarithm from 20 to 60.
+    reach = candidate.score + gain * np.log(160 / 60) / np.log(60 / 20)
+    assert candidate.may_reach(reach - 1e-6, Run(0), 1.0)
+    assert not candidate.may_reach(reach + 1e-6, Run(0), 1.0)
+
+
+def test_a_flow_without_time_does_not_go_on(halfway):
+    candidate, _ = halfway
+    clock = Clock()
+    run = Run(0, [TimeLimit(0.0, clock)], clock)
+    assert not candidate.may_reach(candidate.score - 1.0, run, 1.0)

@@ -77,7 +77,7 @@ def small_chunks(monkeypatch):
 def spilled(monkeypatch):
     """Record the sizes of files that stand in for memory, in bytes."""
     if not hasattr(os, "posix_fallocate"):
-        pytest.skip("the system is not asked for room")
+        pytest.skip("only POSIX has a call that reserves room for a file")
     sizes, fallocate = [], os.posix_fallocate
 
     def recorded(file, offset, size):

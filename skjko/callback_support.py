@@ -223,6 +223,7 @@ class Watcher(Listener):
             fitted = Fitted(
                 front["model"](blocks),
                 front["start"],
+                front["divergence"],
                 rounds=[Round("grow", records, 0, True, 0)],
                 base_scores=scores,
                 candidates=front["candidates"],

@@ -279,6 +279,7 @@ def _tell(run, config, chain, start, candidates=(), score=None):
         candidates=list(candidates),
         score=score,
         model=model,
+        divergence=config.training.divergence,
     )
 
 

@@ -77,7 +77,7 @@ class Verbose(Listener):
         self._print(f"{how}; scores are mean log-densities in nats, higher is better")
         self._n_folds = n_folds
 
-    def _selected(self, chain, start, candidates, score, model):
+    def _selected(self, chain, start, candidates, score, **_):
         if score is None and self._n_folds > 1:
             self._print("training on all samples, as cross-validation decided")
         elif self._before is not None:

@@ -30,7 +30,7 @@ def models(folder):
     density = JKOFlowDensity(
         field=MLPField((4, 4)), max_blocks=1, max_iter=3, bounds=[(0, None), None]
     )
-    detector = JKOFlowOutlierDetector(density=density, noise=0)
+    detector = JKOFlowOutlierDetector(density=density)
     for estimator in (density.fit(X), detector.fit(X)):
         path = Path(folder) / "model"
         estimator.save(path)

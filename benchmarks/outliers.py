@@ -42,7 +42,7 @@ from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.svm import OneClassSVM
 
 from skjko import JKOFlowOutlierDetector
-from skjko.smoothing import default_density
+from skjko.outlier_density import default_density
 
 DEVELOPMENT = (
     "2_annthyroid",
@@ -119,15 +119,10 @@ FLOWS = {"skjko": flow}
 # What each choice gains.
 ABLATIONS = {
     "skjko, all samples train": partial(flow, calibration_fraction=0.0),
-    "skjko, no noise": partial(flow, noise=0.0),
-    "skjko, noise 0.3": partial(flow, noise=0.3),
-    "skjko, noise 1": partial(flow, noise=1.0),
+    "skjko, likelihood": partial(flow, statistic="likelihood"),
     "skjko, typicality": partial(flow, statistic="typicality"),
-    "skjko, 2 blocks of 250": partial(of_density, max_blocks=2, max_iter=250),
-    "skjko, 150 iterations": partial(of_density, max_iter=150),
-    "skjko, no transforms": partial(of_density, transforms=None),
-    "skjko, Gaussian alone": partial(of_density, transforms=None, max_blocks=0),
-    "skjko, mixture in front": partial(of_density, init="mixture"),
+    "skjko, flow behind a Gaussian": partial(of_density, init="gaussian"),
+    "skjko, mixture alone": partial(of_density, max_blocks=0),
     "skjko, trim 0.1": partial(flow, trim=0.1),
 }
 PYOD = {

@@ -43,6 +43,26 @@ def conformal_p_values(scores: Floats, calibration: Floats) -> Floats:
     return (1 + n_lower) / (len(calibration) + 1)
 
 
+def usual_scores(scores: Floats) -> tuple[float, float]:
+    """Median of scores, and its distance to their lower quartile.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Finite or -inf.
+
+    Returns
+    -------
+    median, distance : float
+        The distance is 1 where it would be zero, and the median 0 where none is finite.
+    """
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        return 0.0, 1.0
+    lower, median = np.quantile(finite, [0.25, 0.5])
+    return float(median), float(median - lower) or 1.0
+
+
 def false_alarm_threshold(calibration: Floats, rate: float) -> float:
     """Score below which the conformal p-value is at most `rate`.
 

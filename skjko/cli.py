@@ -246,7 +246,7 @@ def sample(model, n_samples, random_state, output, form):
 @click.option(
     "--reasons",
     is_flag=True,
-    help="Also what every feature would gain an outlier (nats).",
+    help="Also what every feature would gain an outlier.",
 )
 @click.option("--only", is_flag=True, help="Only the outliers.")
 @_limit
@@ -258,12 +258,12 @@ def outliers(
 ):  # fmt: skip
     """Tell which rows of DATA are outliers.
 
-    The columns are "row", the number of the row from 0 on, "score" (log-density in
-    nats), with --model "p_value", and "outlier". p-values hold for rows that the
+    The columns are "row", the number of the row from 0 on, "score", higher is
+    more normal, with --model "p_value", and "outlier". p-values hold for rows that the
     detector was not fitted on.
     """
     from skjko.outlier import JKOFlowOutlierDetector
-    from skjko.smoothing import default_density
+    from skjko.outlier_density import default_density
 
     if model is not None:
         for name, value in (("--contamination", contamination), ("--save", save)):
@@ -360,7 +360,7 @@ def _described(found):
     if "threshold" in found:
         yield (
             f"threshold: {found['threshold']:.4f} ({found['statistic']}), "
-            f"{found['n_calibration']} calibration samples, noise {found['noise']:.3g}"
+            f"{found['n_calibration']} calibration samples"
         )
     yield "parameters, without those that are None:"
     for name, value in found["parameters"].items():

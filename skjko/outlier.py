@@ -14,7 +14,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from skjko import smoothing
 from skjko.base import new_estimator, set_names, table_of
 from skjko.calibration import false_alarm_threshold, weighted_quantile
 from skjko.callback_support import CallbackSupport
@@ -24,6 +23,8 @@ from skjko.density import JKOFlowDensity
 from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
+from skjko.kernel_density import KernelDensity, least_dense
+from skjko.outlier_density import default_density, tell
 from skjko.outlier_scores import N_SAMPLES, RATE, OutlierScores
 from skjko.support import Support
 from skjko.transforms.base import is_array, is_int
@@ -32,6 +33,12 @@ from skjko.typing import Floats, Seed, State, typed
 # Calibration samples beyond this number would only cost training samples: with as many,
 # the rate of false alarms at 5 % is known to 0.3 %.
 _MAX_CALIBRATION_ROWS = 5000
+# Units of scores take so many samples at least, but no larger share of the samples.
+_LEAST_FOR_UNITS, _MOST_FOR_UNITS = 20, 0.2
+
+_STATISTICS = ("combined", "likelihood", "typicality")
+# Kernels of the score, and of `trim`, where fine detail would hide a small cluster.
+_BANDWIDTH, _BANDWIDTH_TO_TRIM = 0.5, 3.0
 
 
 class JKOFlowOutlierDetector(
@@ -39,11 +46,10 @@ class JKOFlowOutlierDetector(
 ):
     """Outlier and novelty detection by the density of a normalizing flow (JKO-iFlow).
 
-    Samples are scored by the log-density of a flow that was trained on copies of the
-    samples with a little Gaussian noise. What the flow has learned is then the smoothed
-    density of the data: ties, duplicates and few samples do no harm, and there are no
-    spikes that would make unusual samples out of usual ones. Some samples are kept from
-    training; they turn scores into p-values that hold whatever the distribution [1]_.
+    Samples are scored by the log-density of a flow, and by a kernel density with wide
+    kernels: the flow knows the fine structure, and the kernels what is far from all
+    samples. The lower of the two scores counts. Some samples are kept from training;
+    they turn scores into p-values that hold whatever the distribution [1]_.
 
     Parameters
     ----------
@@ -56,41 +62,35 @@ class JKOFlowOutlierDetector(
         p-value is at most `false_alarm_rate`; "hdr" if it is outside the
         highest-density region that holds a share of `1 - false_alarm_rate` of the
         model's own mass, by its samples. The first needs calibration samples and then
-        holds for any model; the second needs none, but trusts the model (and counts its
-        noise as part of it).
+        holds for any model; the second needs none, but trusts the model.
 
     false_alarm_rate : float, default=0.05
         Share of normal samples that may be called outliers, with
         `contamination="auto"`.
 
-    statistic : {"likelihood", "typicality"}, default="likelihood"
-        What scores a sample: its log-density, or how near its log-density is to that of
-        the model's own samples. See Notes.
-
-    noise : "auto" or float, default="auto"
-        Standard deviation of the noise added in training, in standard deviations of
-        every feature. "auto" is 0.3 for 1000 training samples and falls as one over the
-        square root of their number, from 1 to 0.1. 0 adds none: for continuous features
-        and many samples.
+    statistic : {"combined", "likelihood", "typicality"}, default="combined"
+        What scores a sample: the lower of its log-densities by the flow and by kernels,
+        each in its own unit (see `score_samples`); that by the flow alone; or how near
+        that is to the log-density of the model's own samples. See Notes.
 
     trim : float, default=0.0
-        Share of the training samples, less than 1/2, that may be outliers themselves. A
-        first flow is trained briefly on all samples, with much noise; the samples that
-        it finds least likely are left out, and a second one is trained on the others. 0
-        is for clean samples.
+        Share of the training samples, less than 1/2, that may be outliers themselves:
+        so many of the lowest kernel density, with kernels three standard deviations
+        wide, are left out. 0 is for clean samples.
 
     calibration_fraction : float, default=0.1
         Share of the samples, at most 5000, that do not train, for p-values and the
-        threshold by false alarms. Not used when `X_calibration` is given to `fit`. 0
+        threshold by false alarms. Not used when `X_calibration` is given to `fit`. As
+        many others, for the units of `statistic="combined"`, do not train either. 0
         keeps none: all samples train, there are no p-values, and "false_alarm" takes
         the quantile of the training samples, which promises nothing.
 
     density : JKOFlowDensity or None, default=None
-        The density to fit; it is cloned. None is a flow of one block behind a Gaussian,
-        which all training samples train for 500 iterations.
+        The density to fit; it is cloned. None is a flow of at most one block behind a
+        mixture, which takes the values of discrete features for continuous ones.
 
     random_state : int, RandomState instance or None, default=None
-        Calibration samples, noise, the density's random state (if it has none), own
+        Calibration samples, the density's random state (if it has none), kernels, own
         samples. Pass an int for a reproducible detector.
 
     Attributes
@@ -106,9 +106,6 @@ class JKOFlowOutlierDetector(
 
     typical_log_density_ : float
         Mean log-density of the model's own samples, in nats (its negative entropy).
-
-    noise_ : float
-        The noise added in training, in standard deviations of every feature.
 
     n_trimmed_ : int
         Number of training samples left out as outliers.
@@ -167,8 +164,7 @@ class JKOFlowOutlierDetector(
         ],
         "threshold": [StrOptions({"false_alarm", "hdr"})],
         "false_alarm_rate": [RATE],
-        "statistic": [StrOptions({"likelihood", "typicality"})],
-        "noise": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "statistic": [StrOptions(set(_STATISTICS))],
         "trim": [Interval(Real, 0, 0.5, closed="left")],
         "calibration_fraction": [Interval(Real, 0, 1, closed="left")],
         "density": [None, JKOFlowDensity],
@@ -181,8 +177,7 @@ class JKOFlowOutlierDetector(
         contamination: float | Literal["auto"] = "auto",
         threshold: Literal["false_alarm", "hdr"] = "false_alarm",
         false_alarm_rate: float = 0.05,
-        statistic: Literal["likelihood", "typicality"] = "likelihood",
-        noise: float | Literal["auto"] = "auto",
+        statistic: Literal["combined", "likelihood", "typicality"] = "combined",
         trim: float = 0.0,
         calibration_fraction: float = 0.1,
         density: JKOFlowDensity | None = None,
@@ -192,7 +187,6 @@ class JKOFlowOutlierDetector(
         self.threshold = threshold
         self.false_alarm_rate = false_alarm_rate
         self.statistic = statistic
-        self.noise = noise
         self.trim = trim
         self.calibration_fraction = calibration_fraction
         self.density = density
@@ -250,7 +244,7 @@ class JKOFlowOutlierDetector(
         check_values(X, owner, table=table)
         X, weight, groups = repeats.weighted(X, weight, groups, owner)
         self._table = Table.of(table, self._categories)
-        density = clone(self.density or smoothing.default_density())
+        density = clone(self.density or default_density())
         learned = density.bounds, density.discrete, type(density).__name__
         support = Support.learn(X, self._table, *learned)
         support.check(X, self._table)
@@ -258,28 +252,35 @@ class JKOFlowOutlierDetector(
             X, weight, groups, support.grid.step == 0, support.is_tied
         )
         rng, train = check_random_state(self.random_state), np.arange(len(X))
+        n_aside = min(int(self.calibration_fraction * len(X)), _MAX_CALIBRATION_ROWS)
         if X_calibration is not None:
             X_calibration = self._checked(X_calibration, "X_calibration")
         else:
-            n_calibration = int(self.calibration_fraction * len(X))
-            n_calibration = min(n_calibration, _MAX_CALIBRATION_ROWS, len(X) - 2)
-            if n_calibration > 0:
-                train, rest = splits.train_rest(len(X), n_calibration, rng, groups)
-                X_calibration = X[rest]
-        with self._around_fits(*given, n_fits=1 + (self.trim > 0)) as around:
-            self.density_, self.noise_, self.n_trimmed_ = smoothing.fit(
-                density,
-                X[train],
-                weight[train],
-                None if groups is None else groups[train],
-                self.noise,
-                self.trim,
-                rng,
-                support,
-                self._categories.columns,
-                around,
-            )
+            train, rest = splits.set_aside(train, n_aside, rng, groups)
+            X_calibration = X[rest] if len(rest) else None
+        usual = train[:0]
+        if self.statistic == "combined" and self.calibration_fraction > 0:
+            least = min(_LEAST_FOR_UNITS, int(_MOST_FOR_UNITS * len(X)))
+            train, usual = splits.set_aside(train, max(n_aside, least), rng, groups)
+        coded = {j: len(c.values) for j, c in self._categories.columns.items()}
+        self.n_trimmed_ = int(self.trim * len(train))
+        if self.n_trimmed_:
+            of = X[train], weight[train], _BANDWIDTH_TO_TRIM, coded, rng
+            train = np.delete(train, least_dense(self.n_trimmed_, *of))
+        kernels = None
+        if self.statistic == "combined":
+            kernels = KernelDensity.fit(X[train], weight[train], _BANDWIDTH, coded, rng)
+        tell(density, support, coded)
+        if density.random_state is None:
+            density.random_state = rng.randint(2**31 - 1)
+        fit_params = {"sample_weight": weight[train]}
+        if groups is not None and density.early_stopping:
+            fit_params["groups"] = groups[train]
+        with self._around_fits(*given, n_fits=1) as around:
+            with around(density):
+                self.density_ = density.fit(X[train], **fit_params)
             self._describe(from_pandas, rng, support)
+            self._set_usual(kernels, X[train], X[usual])
             self._calibrate(X_calibration)
             self._set_offset(X, weight, rng)
         return self
@@ -300,7 +301,8 @@ class JKOFlowOutlierDetector(
         **parameters
             Of the detector. `contamination` (here a share of the calibration rows),
             `threshold`, `false_alarm_rate`, `statistic` and `random_state` have an
-            effect; the others would have one in a new `fit`.
+            effect; the others would have one in a new `fit`. `statistic` is
+            "likelihood" if it is not given; there are no kernels to combine it with.
 
         Returns
         -------
@@ -324,8 +326,14 @@ class JKOFlowOutlierDetector(
         >>> detector.predict([[9.0, 9.0]])
         array([-1])
         """
-        self = cls(**parameters)
+        self = cls(**{"statistic": "likelihood", **parameters})
         self._validate_params()
+        if self.statistic == "combined":
+            raise ValueError(
+                f"The 'statistic' parameter of {cls.__name__}.from_density must be "
+                "'likelihood' or 'typicality', for it has no training samples to put "
+                "kernels at. Got 'combined' instead."
+            )
         if not isinstance(density, JKOFlowDensity):
             raise ValueError(
                 f"The 'density' parameter of {cls.__name__}.from_density must be a "
@@ -341,8 +349,9 @@ class JKOFlowOutlierDetector(
         X = self._checked(X_calibration, "X_calibration")
         rng = check_random_state(self.random_state)
         # The user's may be fitted again.
-        self.density_, self.noise_, self.n_trimmed_ = copy.copy(density), 0.0, 0
+        self.density_, self.n_trimmed_ = copy.copy(density), 0
         self._describe(from_pandas, rng, density.support_)
+        self._set_usual(None, X, X)
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
         return self
@@ -412,7 +421,8 @@ class JKOFlowOutlierDetector(
             "returns_frame": bool(self._returns_frame),
             "offset": float(self.offset_),
             "typical_log_density": float(self.typical_log_density_),
-            "noise": float(self.noise_),
+            "kernels": self._kernels,
+            "usual": [list(pair) for pair in self._usual],
             "n_trimmed": int(self.n_trimmed_),
             "candidates": self._candidates,
             "calibration_scores": self.calibration_scores_,
@@ -458,11 +468,10 @@ class JKOFlowOutlierDetector(
             and not np.isnan(scores).any()
             and (scores[1:] >= scores[:-1]).all()
         )
-        numbers = (offset, state["typical_log_density"], state["noise"])
+        numbers = (offset, state["typical_log_density"])
         if not (
             is_sorted
             and all(isinstance(n, float) and not math.isnan(n) for n in numbers)
-            and state["noise"] >= 0
             and is_int(state["n_trimmed"], 0)
             and is_array(state["candidates"], (None, d))
             and len(state["candidates"]) > 0
@@ -471,10 +480,20 @@ class JKOFlowOutlierDetector(
             raise ValueError("the detector has no threshold, or no values to try")
         if state["returns_frame"] and state["feature_names_in"] is None:
             raise ValueError("there are no names for the data frames that it returns")
-        self.offset_, self.typical_log_density_, self.noise_ = numbers
+        self.offset_, self.typical_log_density_ = numbers
         self.n_trimmed_, self._candidates = state["n_trimmed"], state["candidates"]
-        if state["statistic"] not in ("likelihood", "typicality"):
+        if state["statistic"] not in _STATISTICS:
             raise ValueError("the statistic is none")
+        kernels, usual = state["kernels"], [tuple(pair) for pair in state["usual"]]
+        if state["statistic"] == "combined":
+            if not isinstance(kernels, KernelDensity) or not kernels.fits(d):
+                raise ValueError("the kernels are missing")
+            sizes = [size for _, size in usual]
+            if len(sizes) != 2 or not all(size > 0 for size in sizes):
+                raise ValueError("the units of the scores are none")
+        elif kernels is not None or usual:
+            raise ValueError("the statistic has no kernels")
+        self._kernels, self._usual = kernels, usual
         self.calibration_scores_ = scores
         self._fitted_statistic = state["statistic"]
         self._returns_frame = state["returns_frame"]

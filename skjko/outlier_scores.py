@@ -14,7 +14,11 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skjko.base import warn_outside
-from skjko.calibration import conformal_p_values, false_alarm_threshold
+from skjko.calibration import (
+    conformal_p_values,
+    false_alarm_threshold,
+    usual_scores,
+)
 from skjko.data.frames import Table
 from skjko.density import JKOFlowDensity
 from skjko.explanation import conditional_gains
@@ -22,6 +26,7 @@ from skjko.export.estimators import Exported, scorer
 from skjko.export.scorer import Detector
 from skjko.fitted_flow import draw, log_density
 from skjko.inputs import CheckedInput
+from skjko.kernel_density import KernelDensity
 from skjko.support import Support
 from skjko.typing import ArrayOrFrame, Floats, Seed
 
@@ -56,6 +61,8 @@ class OutlierScores(CheckedInput, Exported):
     calibration_scores_: Floats | None
     _candidates: Floats
     _fitted_statistic: str
+    _kernels: KernelDensity | None
+    _usual: list[tuple[float, float]]
     _table: Table
     _returns_frame: bool
 
@@ -81,22 +88,46 @@ class OutlierScores(CheckedInput, Exported):
         self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
         self.n_iter_ = self.density_.n_iter_
 
+    def _set_usual(
+        self, kernels: KernelDensity | None, X: Floats, held_out: Floats
+    ) -> None:
+        """Keep kernels, and what both log-densities are of usual samples.
+
+        Those are samples held out, or the training samples if there are none.
+        """
+        self._kernels, self._usual = kernels, []
+        if kernels is not None:
+            if len(held_out):
+                X, scores = held_out, kernels.score_samples(held_out)
+            else:
+                scores = kernels.leave_one_out_scores()
+            both = log_density(self.density_, X), scores
+            self._usual = [usual_scores(one) for one in both]
+
     def _score(self, X: Floats) -> Floats:
         """Score validated samples."""
-        return self._statistic(log_density(self.density_, X))
+        return self._statistic(X, log_density(self.density_, X))
 
-    def _statistic(self, scores: Floats) -> Floats:
-        """Scores of log-densities."""
+    def _statistic(self, X: Floats, log_densities: Floats) -> Floats:
+        """Scores of samples and their log-densities."""
         if self._fitted_statistic == "typicality":
-            return -np.abs(scores - self.typical_log_density_)
-        return scores
+            return -np.abs(log_densities - self.typical_log_density_)
+        if self._kernels is None:
+            return log_densities
+        both = (log_densities, self._kernels.score_samples(X))
+        pairs = zip(both, self._usual, strict=True)
+        return np.min([(one - at) / size for one, (at, size) in pairs], axis=0)
 
-    def _told_log_density(self, X: ArrayLike) -> Floats:
+    def _told_log_density(self, X: Floats) -> Floats:
         """Log-densities of samples, with a warning of those out of bounds."""
-        X = self._validated(X)
         scores = log_density(self.density_, X)
         warn_outside(self.density_.support_, X, scores, self._table)
         return scores
+
+    def _told_score(self, X: ArrayLike) -> Floats:
+        """Scores of samples, with a warning of those out of bounds."""
+        X = self._validated(X)
+        return self._statistic(X, self._told_log_density(X))
 
     def _level(self, mass: float, n_samples: int, rng: np.random.RandomState) -> float:
         """Score above which a share `mass` of the model's samples lies."""
@@ -114,10 +145,14 @@ class OutlierScores(CheckedInput, Exported):
         Returns
         -------
         scores : ndarray of shape (n_samples,)
-            With `statistic="likelihood"` the log-density in nats, per unit of the data;
-            with "typicality" minus its distance in nats to that of the model's samples.
+            With `statistic="combined"` the lower of two log-densities, by the flow and
+            by kernels, each less its median and in units of the distance from there to
+            its lower quartile: 0 is usual, and a quarter of the samples is below -1
+            by either. With "likelihood" the log-density in nats, per unit of the
+            data; with "typicality" minus its distance in nats to that of the model's
+            samples.
         """
-        return self._statistic(self._told_log_density(X))
+        return self._told_score(X)
 
     def decision_function(self, X: ArrayLike) -> Floats:
         """Score samples so that outliers are negative.
@@ -130,7 +165,7 @@ class OutlierScores(CheckedInput, Exported):
         Returns
         -------
         decision : ndarray of shape (n_samples,)
-            `score_samples` less `offset_`, in nats; 0 where they are equal, -inf too.
+            `score_samples` less `offset_`; 0 where they are equal, -inf too.
         """
         scores = self.score_samples(X)
         with np.errstate(invalid="ignore"):
@@ -148,7 +183,12 @@ class OutlierScores(CheckedInput, Exported):
         is_typical = self._fitted_statistic == "typicality"
         typical = self.typical_log_density_ if is_typical else None
         module = Detector(
-            scorer(self.density_, self._table), typical, self.offset_, self._rounding
+            scorer(self.density_, self._table),
+            typical,
+            self._kernels,
+            self._usual,
+            self.offset_,
+            self._rounding,
         )
         return module, ("score", "decision")
 
@@ -193,8 +233,7 @@ class OutlierScores(CheckedInput, Exported):
         --------
         select : Outliers among many samples, with a bound on the false discoveries.
         """
-        scores = self._statistic(self._told_log_density(X))
-        return conformal_p_values(scores, self._calibrated())
+        return conformal_p_values(self._told_score(X), self._calibrated())
 
     def select(self, X: ArrayLike, fdr: float = 0.1) -> NDArray[np.bool_]:
         """Select outliers with a bound on the rate of false discoveries.
@@ -265,7 +304,8 @@ class OutlierScores(CheckedInput, Exported):
         typicality : ndarray of shape (n_samples,)
             Minus the distance in nats to `typical_log_density_`; at most 0.
         """
-        return -np.abs(self._told_log_density(X) - self.typical_log_density_)
+        log_densities = self._told_log_density(self._validated(X))
+        return -np.abs(log_densities - self.typical_log_density_)
 
     def false_alarm_threshold(self, rate: float) -> float:
         """Score below which the p-value is at most a rate.
@@ -308,8 +348,6 @@ class OutlierScores(CheckedInput, Exported):
         -------
         threshold : float
             For `score_samples`. A share `mass` of the model's own samples is above.
-            The model has the noise of its training in it, so of data like those it was
-            trained on, rather more are.
 
         Raises
         ------
@@ -332,10 +370,11 @@ class OutlierScores(CheckedInput, Exported):
         Returns
         -------
         gains : ndarray of shape (n_samples, n_features), or DataFrame
-            Nats of log-density that the sample would gain if the feature had its most
-            likely value given all others; 0 where it has it already. A pandas DataFrame
-            with the names of the features, and the index of `X`, if the detector was
-            fitted on one.
+            What the score of the sample would gain if the feature had its best value
+            given all others; 0 where it has it already. In the units of
+            `score_samples`; in nats of log-density with `statistic="likelihood"` or
+            "typicality". A pandas DataFrame with the names of the features, and the
+            index of `X`, if the detector was fitted on one.
 
         See Also
         --------
@@ -343,10 +382,10 @@ class OutlierScores(CheckedInput, Exported):
 
         Notes
         -----
-        Since p(x) = p(x_j | others) p(others), the gain is how much less likely the
-        value is than the best one, given the others. It needs no gradients and no
-        randomness, and about 40 scores a value. Two features that are wrong together
-        and vouch for each other gain little one by one.
+        Since p(x) = p(x_j | others) p(others), a gain in log-density is how much less
+        likely the value is than the best one, given the others. It needs no gradients
+        and no randomness, and about 40 scores a value. Two features that are wrong
+        together and vouch for each other gain little one by one.
         """
         return self._explanation(X, 0)
 
@@ -374,7 +413,9 @@ class OutlierScores(CheckedInput, Exported):
     def _explanation(self, X: ArrayLike, which: int) -> ArrayOrFrame:
         index = getattr(X, "index", None) if hasattr(X, "iloc") else None
         X = self._validated(X)
-        score, support = partial(log_density, self.density_), self.density_.support_
+        score, support = self._score, self.density_.support_
+        if self._fitted_statistic == "typicality":
+            score = partial(log_density, self.density_)
 
         def possible(values: Floats, j: int) -> Floats:
             rows = np.zeros((values.size, X.shape[1]))

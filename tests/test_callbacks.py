@@ -371,7 +371,6 @@ class TestDetector:
         return JKOFlowOutlierDetector(
             density=quick(**PLAIN),
             random_state=0,
-            noise=0.3,
             calibration_fraction=0.2,
             **parameters,
         )
@@ -380,7 +379,7 @@ class TestDetector:
         probe = Propagated()
         detector = self.detector(trim=0.1).set_callbacks(probe).fit(X[:150])
         paths = [path for hook, *path in probe.seen if hook == "end"]
-        assert paths.count(["fit", "fit", "block"]) == 6
+        assert paths.count(["fit", "fit", "block"]) == 3
         assert paths[-1] == ["fit"]
         assert probe.seen[-1] == ("teardown", "fit")
         last = probe.models[-1][1]

@@ -334,7 +334,7 @@ def test_info_and_help_load_no_torch(run, model):
 
 def test_info_of_a_detector(run, detector):
     text = run("info", "det.skjko").stdout
-    assert f"threshold: {detector.offset_:.4f} (likelihood), 60 calibration" in text
+    assert f"threshold: {detector.offset_:.4f} (combined), 60 calibration" in text
 
 
 def test_info_reads_no_weights(run, model):

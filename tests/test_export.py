@@ -172,7 +172,7 @@ def density():
 def detector():
     density = quick(bounds=[None, None, (0, None)], **COARSE)
     return JKOFlowOutlierDetector(
-        density=density, noise=0, statistic="typicality", random_state=0
+        density=density, statistic="typicality", random_state=0
     ).fit(FRAME)
 
 

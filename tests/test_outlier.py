@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import chi2, kstest
+from sklearn import neighbors
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import make_scorer, roc_auc_score
@@ -21,7 +22,7 @@ from skjko.calibration import (
     weighted_quantile,
 )
 from skjko.datasets import moons
-from skjko.smoothing import reflected
+from skjko.kernel_density import KernelDensity
 from skjko.transforms import Whitening
 
 MIXING = np.array([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.5, 0.1]])
@@ -46,14 +47,18 @@ def quick(**parameters):
         "early_stopping": False,
         **flow,
     }
-    defaults = {"calibration_fraction": 0.2, "random_state": 0}
+    defaults = {
+        "statistic": "likelihood",
+        "calibration_fraction": 0.2,
+        "random_state": 0,
+    }
     density = JKOFlowDensity(**settings)
     return JKOFlowOutlierDetector(**{"density": density, **defaults, **parameters})
 
 
 def gaussian(**parameters):
     """A detector by a Gaussian, whose answers are known."""
-    return quick(**{"max_blocks": 0, "noise": 0.0, **parameters})
+    return quick(**{"max_blocks": 0, **parameters})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def detector(X):
 # ------------------------------------------------------------------- the contract
 
 
-@pytest.mark.parametrize("statistic", ["likelihood", "typicality"])
+@pytest.mark.parametrize("statistic", ["combined", "likelihood", "typicality"])
 def test_contract(X, statistic):
     detector = quick(statistic=statistic).fit(X)
     scores = detector.score_samples(X)
@@ -109,7 +114,7 @@ def test_scores_do_not_depend_on_units(X):
     a, b = np.array([0.25, 4096.0]), np.array([3.0, -8192.0])
     scores = quick().fit(X).score_samples(X)
     moved = quick().fit(a * X + b).score_samples(a * X + b)
-    # The noise is in units of the columns; training in float32 leaves some digits.
+    # Training in float32 leaves some digits.
     np.testing.assert_allclose(moved, scores - np.log(a).sum(), atol=0.05, rtol=0)
 
 
@@ -121,7 +126,7 @@ def test_in_a_pipeline_and_a_grid_search(X):
     scoring = make_scorer(roc_auc_score, response_method="decision_function")
     # scikit-learn stratifies classifiers only, and the outliers come last here.
     cv = StratifiedKFold(2)
-    grid = {"jkoflowoutlierdetector__noise": [0.1, 0.5]}
+    grid = {"jkoflowoutlierdetector__statistic": ["combined", "likelihood"]}
     search = GridSearchCV(pipeline, grid, scoring=scoring, cv=cv).fit(rows, y)
     assert search.best_score_ > 0.9
     assert search.decision_function(rows).shape == (660,)
@@ -145,7 +150,6 @@ def test_rows_of_weight_zero_are_absent(X):
         ("false_alarm_rate", 0.0),
         ("false_alarm_rate", 1.0),
         ("statistic", "score"),
-        ("noise", -0.1),
         ("trim", 0.5),
         ("trim", -0.1),
         ("calibration_fraction", 1.0),
@@ -418,7 +422,7 @@ def test_explanation_finds_planted_columns():
     factor = rng.standard_normal((n, 2))
     rows = factor @ rng.standard_normal((2, d)) + 0.3 * rng.standard_normal((n, d))
     rows[:, 5] = rows[:, 0] ** 2 + 0.3 * rng.standard_normal(n)
-    detector = quick(max_iter=80, field=MLPField((32, 32)), noise=0.1)
+    detector = quick(max_iter=80, field=MLPField((32, 32)))
     detector.fit(rows[:700])
     strange = rows[700:].copy()
     column = rng.randint(d, size=len(strange))
@@ -451,7 +455,7 @@ def test_bounds_of_the_density_are_by_label(X, labels):
     frame = pd.DataFrame(X, columns=labels)
     low = X[:, 1].min() - 1
     density = JKOFlowDensity(max_blocks=0, bounds={labels[1]: (low, None)})
-    detector = JKOFlowOutlierDetector(density=density, noise=0.0, random_state=0)
+    detector = JKOFlowOutlierDetector(density=density, random_state=0)
     detector.fit(frame)
     assert detector.density_.support_.lower.tolist() == [-np.inf, low]
     assert density.bounds == {labels[1]: (low, None)}
@@ -489,9 +493,7 @@ def test_what_was_fitted_decides(X, tmp_path):
     detector = JKOFlowOutlierDetector.from_density(density, X[300:])
     p, decision = detector.p_values(X[:20]), detector.decision_function(X[:20])
     density.fit(100 * X)
-    detector.set_params(
-        statistic="typicality", threshold="hdr", contamination=0.4, noise=3.0
-    )
+    detector.set_params(statistic="combined", threshold="hdr", contamination=0.4)
     detector.save(tmp_path / "detector.skjko")
     for one in (detector, JKOFlowOutlierDetector.load(tmp_path / "detector.skjko")):
         np.testing.assert_array_equal(one.p_values(X[:20]), p)
@@ -538,7 +540,7 @@ def test_copies_are_on_one_side_of_the_calibration():
     """Five exports of one table: calibration scores are those of fresh samples."""
     X = normal(100, 2)
     rows = np.concatenate([X + 1e-9 * normal(100, 2, seed=i) for i in range(5)])
-    many = quick(calibration_fraction=0.5, noise=0.0, max_iter=150).fit(rows)
+    many = quick(calibration_fraction=0.5, max_iter=150).fit(rows)
     alarms = (many.p_values(normal(2000, 2, seed=5)) <= 0.1).mean()
     assert alarms < 0.25
     groups = np.arange(100) // 4
@@ -553,8 +555,107 @@ def test_from_density_refuses(X):
     with pytest.raises(NotFittedError):
         JKOFlowOutlierDetector.from_density(JKOFlowDensity(), X)
     density = JKOFlowDensity(max_blocks=0).fit(X)
-    with pytest.raises(ValueError, match="'noise'"):
-        JKOFlowOutlierDetector.from_density(density, X, noise=-1)
+    with pytest.raises(ValueError, match="'trim'"):
+        JKOFlowOutlierDetector.from_density(density, X, trim=-1)
+    with pytest.raises(ValueError, match=r"'statistic' .* no training samples"):
+        JKOFlowOutlierDetector.from_density(density, X, statistic="combined")
+
+
+# --------------------------------------------------------------- flow and kernels
+
+
+def kernels_of(rows, bandwidth=0.5, weight=None, coded=None):
+    weight = np.ones(len(rows)) if weight is None else weight
+    rng = np.random.RandomState(0)
+    return KernelDensity.fit(rows, weight, bandwidth, coded or {}, rng)
+
+
+def test_kernel_density_is_that_of_scikit_learn():
+    """On standardised samples, up to the constant of the kernels."""
+    rows, new = normal(50, 3) @ MIXING.T, 2 * normal(30, 3, seed=1)
+    weight = np.random.RandomState(2).uniform(0.5, 2, 50)
+    mean = np.average(rows, axis=0, weights=weight)
+    spread = np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=weight))
+    other = neighbors.KernelDensity(bandwidth=0.5)
+    other.fit((rows - mean) / spread, sample_weight=weight)
+    expected = other.score_samples((new - mean) / spread)
+    constant = 1.5 * np.log(2 * np.pi) + 3 * np.log(0.5)
+    found = kernels_of(rows, weight=weight).score_samples(new)
+    np.testing.assert_allclose(found, expected + constant, rtol=1e-10)
+
+
+def test_samples_without_their_own_kernel():
+    rows, weight = normal(20, 2), np.r_[np.full(10, 2.0), np.ones(10)]
+    kernels = kernels_of(rows, weight=weight)
+    u = rows / np.sqrt(np.average((rows - np.average(rows, 0, weight)) ** 2, 0, weight))
+    squares = ((u[:, None] - u) ** 2).sum(-1) / 0.25
+    terms = np.exp(-0.5 * squares) * weight / weight.sum()
+    np.fill_diagonal(terms, 0)
+    np.testing.assert_allclose(
+        kernels.leave_one_out_scores(), np.log(terms.sum(1)), rtol=1e-9
+    )
+
+
+def test_codes_have_no_order():
+    codes = np.random.RandomState(0).randint(4, size=200)
+    values, renamed = normal(200, 1), np.array([2, 0, 3, 1])[codes]
+    one = kernels_of(np.c_[values, codes], coded={1: 4})
+    other = kernels_of(np.c_[values, renamed], coded={1: 4})
+    np.testing.assert_allclose(
+        one.score_samples(np.c_[values, codes]),
+        other.score_samples(np.c_[values, renamed]),
+    )
+
+
+def test_a_constant_column_does_not_count():
+    rows, new = normal(30, 2), normal(10, 2, seed=1)
+    found = kernels_of(np.c_[rows, np.full(30, 0.1)]).score_samples(
+        np.c_[new, normal(10, 1)]
+    )
+    np.testing.assert_array_equal(found, kernels_of(rows).score_samples(new))
+
+
+def test_combined_score_is_the_lower_of_both():
+    """Each less its median, in units of the distance to its lower quartile."""
+    rows, new = normal(200, 2), 3 * normal(300, 2, seed=1)
+    detector = gaussian(statistic="combined", calibration_fraction=0).fit(rows)
+    flow, kernels = detector.density_, kernels_of(rows)
+    expected = []
+    for usual, scores in (
+        (flow.score_samples(rows), flow.score_samples(new)),
+        (kernels.leave_one_out_scores(), kernels.score_samples(new)),
+    ):
+        lower, median = np.quantile(usual, [0.25, 0.5])
+        expected.append((scores - median) / (median - lower))
+    assert set(np.argmin(expected, axis=0)) == {0, 1}
+    np.testing.assert_allclose(detector.score_samples(new), np.min(expected, axis=0))
+
+
+def test_units_of_combined_scores_are_of_samples_held_out():
+    """A quarter of fresh samples is below -1 by each score, more by either."""
+    detector = gaussian(statistic="combined").fit(normal(3000, 5))
+    fresh = detector.score_samples(normal(20_000, 5, seed=2))
+    assert 0.22 < (fresh < -1).mean() < 0.5
+    assert 0.45 < (fresh < 0).mean() < 0.75
+
+
+def test_combined_score_sees_fine_structure_and_what_is_far():
+    """Off a thin line the kernels see nothing; far from all samples both do."""
+    x = normal(500, 1)
+    line = np.c_[x, x + 0.02 * normal(500, 1, seed=1)]
+    detector = gaussian(statistic="combined").fit(line)
+    beside, far = [[0.0, 0.2]], [[9.0, 9.0]]
+    assert kernels_of(line).score_samples(np.array(beside)) > np.quantile(
+        kernels_of(line).score_samples(line), 0.25
+    )
+    assert detector.predict(beside) == detector.predict(far) == -1
+
+
+def test_combined_scores_do_not_depend_on_units(X):
+    a, b = np.array([0.25, 4096.0]), np.array([3.0, -8192.0])
+    scores = gaussian(statistic="combined").fit(X).score_samples(X)
+    moved = gaussian(statistic="combined").fit(a * X + b).score_samples(a * X + b)
+    np.testing.assert_allclose(moved, scores, rtol=1e-6, atol=1e-6)
 
 
 # ------------------------------------------------------------------- robustness
@@ -565,7 +666,7 @@ def test_trimming_leaves_the_outliers_out():
     cluster = 0.3 * normal(50, 3, seed=2) + [8.0, -8.0, 3.0]
     rows = np.vstack([clean, cluster])
     fresh = normal(500, 3, seed=3) @ MIXING.T
-    settings = {"max_iter": 40, "noise": 0.3, "calibration_fraction": 0.0}
+    settings = {"max_iter": 40, "calibration_fraction": 0.0}
     trimmed = quick(trim=0.15, **settings).fit(rows)
     naive = quick(**settings).fit(rows)
     assert trimmed.n_trimmed_ == 75
@@ -594,9 +695,10 @@ def test_trimming_leaves_the_outliers_out():
         pytest.param(normal(2, 2), id="two rows"),
     ],
 )
+@pytest.mark.parametrize("statistic", ["combined", "likelihood"])
 @pytest.mark.filterwarnings("ignore:.*calibration samples are too few")
-def test_awkward_data(rows):
-    detector = quick(max_iter=5).fit(rows)
+def test_awkward_data(rows, statistic):
+    detector = quick(max_iter=5, statistic=statistic).fit(rows)
     assert np.isfinite(detector.decision_function(rows)).all()
     assert np.isfinite(detector.explain(rows[:2])).all()
     assert detector.predict(rows[:1] + 1e6) == -1
@@ -611,7 +713,7 @@ def test_a_row_beyond_all_numbers_is_an_outlier(detector):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("unit", [2.0**-900, 2.0**900])
-def test_noise_in_any_unit(X, unit):
+def test_data_in_any_unit(X, unit):
     one, other = quick().fit(X), quick().fit(X * unit)
     expected = one.score_samples(X) - X.shape[1] * np.log(unit)
     np.testing.assert_allclose(other.score_samples(X * unit), expected, rtol=1e-9)
@@ -625,45 +727,20 @@ def test_rows_as_far_as_numbers_go(detector, X):
     assert (detector.predict(rows) == -1).all()
 
 
-@pytest.mark.parametrize(
-    "bounds",
-    [[(0, None), (None, None)], [(None, 0), (None, 5)], [(0, 1), (-5, 5)]],
-    ids=["lower", "upper", "both"],
-)
-def test_noise_stays_within_bounds(bounds):
-    """Most values are nearer to their bound than the noise is large."""
-    rows = np.c_[np.random.RandomState(0).beta(0.3, 3, 300), 0.5 * normal(300, 1)]
-    if bounds[0][0] is None:
-        rows[:, 0] *= -1
-    detector = quick(noise=0.5, bounds=bounds, max_iter=5).fit(rows)
-    assert np.isfinite(detector.score_samples(rows)).all()
-    outside = rows[:1] * [-1, 1]
-    with pytest.warns(UserWarning, match="outside of the bounds"):
-        assert detector.score_samples(outside)[0] == -np.inf
-    values = detector.most_likely_values(rows[:5])[:, 0]
-    assert (np.sign(values) == np.sign(rows[:5, 0])).all()
-    with pytest.raises(ValueError, match=r"outside of the bounds: .* in row 300"):
-        detector.fit(np.r_[rows, outside])
-
-
-def test_reflected_noise_is_the_folded_normal_distribution():
-    """Of one value at its bound the noisy samples are |x|; of others, folded twice."""
-    rows = np.zeros((4000, 1))
-    folded = reflected(normal(4000, 1), rows[0], rows[0] + np.inf, np.array([True]))
-    assert kstest(folded[:, 0], "halfnorm").pvalue > 0.01
-    wide = reflected(9 * normal(4000, 1), rows[0], rows[0] + 2.0, np.array([True]))
-    assert kstest(wide[:, 0] / 2, "uniform").pvalue > 0.01
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_values_at_a_bound(noise):
-    """Counts and atoms reach their bounds, with noise too."""
+def test_values_at_a_bound():
+    """Counts and atoms reach their bounds; what is beyond them is an outlier."""
     rng = np.random.RandomState(0)
     rows = np.c_[rng.poisson(1, 300), normal(300, 1)[:, 0].clip(0)]
     bounds = [(0, None), (0, None)]
-    detector = quick(noise=noise, bounds=bounds, max_iter=5, discrete="auto").fit(rows)
-    assert np.isfinite(detector.score_samples(rows)).all()
-    assert (detector.most_likely_values(rows[:20]) >= 0).all()
+    for statistic in ("combined", "likelihood"):
+        detector = quick(
+            statistic=statistic, bounds=bounds, max_iter=5, discrete="auto"
+        ).fit(rows)
+        assert np.isfinite(detector.score_samples(rows)).all()
+        assert (detector.most_likely_values(rows[:20]) >= 0).all()
+        outside = np.array([[1.0, -1.0]])
+        with pytest.warns(UserWarning, match="outside of the bounds"):
+            assert detector.score_samples(outside)[0] == -np.inf
 
 
 def test_values_too_large_are_named():

@@ -87,7 +87,6 @@ def test_samples_outside_of_bounds_are_outliers():
     X = np.random.RandomState(0).exponential(size=(100, 1))
     detector = JKOFlowOutlierDetector(
         density=quick(bounds=[(0, None)], max_blocks=0),
-        noise=0,
         calibration_fraction=0.0,
     )
     model = JKOFlow(detector=detector, random_state=0).fit(X)

@@ -92,3 +92,27 @@ def train_rest(n, n_rest, rng, groups=None, shuffled=True):
     n_gone = 1 + int(np.searchsorted(np.cumsum(sizes), n_rest))
     goes = np.isin(number, order[: min(n_gone, len(order) - 1)])
     return tuple(rng.permutation(np.flatnonzero(part)) for part in (~goes, goes))
+
+
+def set_aside(rows, n, rng, groups=None):
+    """Split the numbers of rows at random, but leave two at least.
+
+    Parameters
+    ----------
+    rows : ndarray of int of shape (n_rows,)
+    n : int
+        Number of rows to set aside.
+    rng : RandomState
+    groups : ndarray of int, optional
+        Of all rows that there are. Whole groups go.
+
+    Returns
+    -------
+    kept, aside : ndarray of int
+    """
+    n = min(n, len(rows) - 2)
+    if n <= 0:
+        return rows, rows[:0]
+    own = None if groups is None else groups[rows]
+    kept, rest = train_rest(len(rows), n, rng, own)
+    return rows[kept], rows[rest]

@@ -150,8 +150,11 @@ class Detector(nn.Module):
     log_density : Scorer
         Of the detector's density.
     typical : float or None
-        Log-density whose distance is the score; None where the score is the
-        log-density.
+        Log-density whose distance is the score, if it is one.
+    kernels : Module or None
+        Another log-density. The score is the lower of both then.
+    usual : list of pairs of float
+        Level and unit of each of them.
     offset : float
         Score of the threshold.
     rounding : float
@@ -159,10 +162,17 @@ class Detector(nn.Module):
     """
 
     def __init__(
-        self, log_density: Scorer, typical: float | None, offset: float, rounding: float
+        self,
+        log_density: Scorer,
+        typical: float | None,
+        kernels: nn.Module | None,
+        usual: list[tuple[float, float]],
+        offset: float,
+        rounding: float,
     ) -> None:
         super().__init__()
         self.log_density, self.typical = log_density, typical
+        self.kernels, self.usual = kernels, usual
         self.offset, self.rounding = offset, rounding
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,6 +180,10 @@ class Detector(nn.Module):
         score = self.log_density(X)
         if self.typical is not None:
             score = -(score - self.typical).abs()
+        if self.kernels is not None:
+            (level, unit), (other_level, other_unit) = self.usual
+            other = (self.kernels(X) - other_level) / other_unit
+            score = torch.minimum((score - level) / unit, other)
         decision = score - self.offset
         is_zero = (score == self.offset) | (decision.abs() <= self.rounding)
         return score, torch.where(is_zero, 0.0, decision)

@@ -41,7 +41,7 @@ def file_info(path: str | os.PathLike[str]) -> dict[str, Any]:
         - "n_weights": number of values in all arrays.
 
         Of an outlier detector, these are those of its density, with "parameters" of
-        its own, "threshold", "statistic", "noise" and "n_calibration".
+        its own, "threshold", "statistic" and "n_calibration".
 
     Raises
     ------
@@ -114,7 +114,6 @@ def _check(described: Mapping[str, Any]) -> None:
         "validation_score": or_none(_is_number),
         "threshold": _is_number,
         "statistic": is_text,
-        "noise": _is_number,
         "n_calibration": _is_number,
     }
     for name, value in described.items():
@@ -136,7 +135,6 @@ def _described(state: Mapping[str, Any], shapes: Mapping[str, tuple]) -> dict[st
         "parameters": parameters,
         "threshold": state["offset"],
         "statistic": state["statistic"],
-        "noise": state["noise"],
         "n_calibration": n_calibration,
         **inner,
     }

@@ -14,6 +14,7 @@ from skjko.fitted import Fitted
 from skjko.flow.block_training import BlockResult
 from skjko.flow.records import BlockRecord, Round
 from skjko.flow.step_selection import Discretization
+from skjko.kernel_density import KernelDensity
 from skjko.model import Model
 from skjko.selection import CandidateRecord
 from skjko.support import Support
@@ -58,6 +59,7 @@ CLASSES: dict[str, type] = {
         DiscreteGrid,
         Encoder,
         Fitted,
+        KernelDensity,
         Model,
         Round,
         Support,

@@ -24,7 +24,7 @@ class ReasonsDisplay:
     Parameters
     ----------
     gains : ndarray of shape (n_features,)
-        In nats, at least 0.
+        Gains of the score, at least 0.
     names : list of str
         Names of the features, with their values.
     needed : float, default=None
@@ -132,8 +132,8 @@ class ReasonsDisplay:
         needed, title = None, "inlier"
         if decision < 0:
             title = "outlier"
-            # Another statistic has another unit of its threshold.
-            needed = -decision if estimator.statistic == "likelihood" else None
+            # The gains of typicality are of log-densities.
+            needed = -decision if estimator.statistic != "typicality" else None
         if estimator.calibration_scores_ is not None:
             title += f", p = {estimator.p_values(X)[0]:.3g}"
         return cls.from_predictions(
@@ -163,11 +163,11 @@ class ReasonsDisplay:
         Parameters
         ----------
         gains : array-like of shape (n_features,)
-            A row of `explain`, in nats.
+            A row of `explain`.
         names : list of str, default=None
             Names of the features. None numbers them.
         needed : float, default=None
-            Nats between the score of the sample and the threshold.
+            Between the score of the sample and the threshold.
         title : str, default=None
             Title of the axes.
         max_features : int, default=10
@@ -242,7 +242,7 @@ class ReasonsDisplay:
         self.ax_.set_yticks(range(n), self.names, fontsize=9)
         self.ax_.set_ylim(n - 0.4, -0.6)
         self.ax_.set_xlim(0, 1.15 * max(longest, shown.max(initial=0.0)))
-        self.ax_.set_xlabel("gain with the most likely value (nats)")
+        self.ax_.set_xlabel("gain with the best value")
         self.needed_ = None
         if needed is not None:
             self.needed_ = self.ax_.axvline(

@@ -1,0 +1,199 @@
+"""Kernel density estimation: the smooth side of an outlier score."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skjko.transforms.base import is_array
+from skjko.typing import Floats, State
+
+# Training samples that carry a kernel: more cost time, and say little more of a density
+# this smooth.
+_MAX_KERNELS = 2000
+# Rows that are scored at once, for memory.
+_BATCH = 1000
+# Squares of scaled values stay finite.
+_FARTHEST = 1e150
+
+
+class KernelDensity(nn.Module):
+    """Log-density, up to a constant, of Gaussian kernels around training samples.
+
+    Distances are in standard deviations of every feature. A feature of codes is as many
+    indicators as it has codes; one that is constant does not count.
+
+    Parameters
+    ----------
+    columns : ndarray of int of shape (n_columns,)
+        Feature of every column that distances are taken in.
+    codes : ndarray of shape (n_columns,)
+        The code that a column indicates; NaN for the values of the feature themselves.
+    location, scale : ndarray of shape (n_columns,)
+        Of the columns. `scale` has the bandwidth in it.
+    centers : ndarray of shape (n_kernels, n_columns)
+        Located and scaled.
+    log_weight : ndarray of shape (n_kernels,)
+        Of the kernels.
+    """
+
+    columns: Tensor
+    codes: Tensor
+    is_code: Tensor
+    location: Tensor
+    scale: Tensor
+    centers: Tensor
+    log_weight: Tensor
+
+    def __init__(
+        self,
+        columns: NDArray[np.int_],
+        codes: Floats,
+        location: Floats,
+        scale: Floats,
+        centers: Floats,
+        log_weight: Floats,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("codes", codes),
+            ("location", location),
+            ("scale", scale),
+            ("centers", centers),
+            ("log_weight", log_weight),
+        ):
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float64))
+        self.register_buffer("columns", torch.as_tensor(columns, dtype=torch.int64))
+        self.register_buffer("is_code", ~torch.isnan(self.codes))
+
+    @classmethod
+    def fit(
+        cls,
+        X: Floats,
+        weight: Floats,
+        bandwidth: float,
+        coded: dict[int, int],
+        rng: np.random.RandomState,
+    ) -> Self:
+        """Place kernels at samples.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+        weight : ndarray of shape (n_samples,)
+            Positive.
+        bandwidth : float
+            Standard deviation of the kernels, in those of every feature.
+        coded : dict of int to int
+            Number of codes of every feature that has some.
+        rng : RandomState
+            For the samples that get a kernel, if there are many.
+
+        Returns
+        -------
+        density : KernelDensity
+        """
+        d = X.shape[1]
+        plain = [j for j in range(d) if j not in coded]
+        pairs = [(j, k) for j, n in coded.items() for k in range(n)]
+        columns = np.array([*plain, *(j for j, _ in pairs)], dtype=int)
+        codes = np.array([*[math.nan] * len(plain), *(float(k) for _, k in pairs)])
+        values = X[:, columns]
+        values = np.where(np.isnan(codes), values, values == codes)
+        location, spread = _moments(values, weight / weight.sum())
+        active = spread > 0
+        columns, codes, location = columns[active], codes[active], location[active]
+        scale = np.maximum(bandwidth * spread[active], np.finfo(float).tiny)
+        if len(X) > _MAX_KERNELS:
+            chosen = np.sort(rng.choice(len(X), _MAX_KERNELS, replace=False))
+            values, weight = values[chosen], weight[chosen]
+        centers = (values[:, active] - location) / scale
+        log_weight = np.log(weight / weight.sum())
+        return cls(columns, codes, location, scale, centers, log_weight)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return the log-density of every sample, shape (n,)."""
+        x = X.to(torch.float64)[:, self.columns]
+        x = torch.where(self.is_code, (x == self.codes).to(torch.float64), x)
+        x = (x - self.location) / self.scale
+        return torch.logsumexp(self._terms_at(x.clamp(-_FARTHEST, _FARTHEST)), -1)
+
+    def _terms_at(self, x: Tensor) -> Tensor:
+        """Logarithm of every kernel at scaled samples."""
+        heights = self.log_weight - 0.5 * (self.centers * self.centers).sum(-1)
+        return x @ self.centers.T + heights - 0.5 * (x * x).sum(-1, keepdim=True)
+
+    @torch.no_grad()
+    def score_samples(self, X: Floats) -> Floats:
+        """Return the log-density of samples, up to a constant.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+        """
+        parts = torch.as_tensor(X).split(_BATCH)
+        return torch.cat([self(part) for part in parts]).numpy()
+
+    @torch.no_grad()
+    def leave_one_out_scores(self) -> Floats:
+        """Return the log-density of every sample with a kernel, by the others."""
+        x, parts = self.centers, []
+        for start in range(0, len(x), _BATCH):
+            terms = self._terms_at(x[start : start + _BATCH])
+            rows = torch.arange(len(terms))
+            terms[rows, start + rows] = -math.inf
+            parts.append(torch.logsumexp(terms, -1))
+        return torch.cat(parts).numpy()
+
+    def fits(self, n_features: int) -> bool:
+        """Whether samples can have so many features."""
+        return bool(((self.columns >= 0) & (self.columns < n_features)).all())
+
+    def get_state(self) -> State:
+        """Return the arrays that it is made of."""
+        names = ("columns", "codes", "location", "scale", "centers", "log_weight")
+        return {name: getattr(self, name).numpy() for name in names}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Return the density of a state."""
+        shape = state["centers"].shape
+        if not (
+            is_array(state["centers"], (None, None))
+            and shape[0] > 0
+            and is_array(state["log_weight"], shape[:1])
+            and is_array(state["columns"], shape[1:], "i")
+            and is_array(state["codes"], shape[1:], finite=False)
+            and is_array(state["location"], shape[1:])
+            and is_array(state["scale"], shape[1:])
+            and (state["scale"] > 0).all()
+        ):
+            raise ValueError("the kernels are none")
+        return cls(**state)
+
+
+def least_dense(n: int, X: Floats, *args: Any) -> NDArray[np.int_]:
+    """Return the n samples of the lowest density by kernels; `args` are of `fit`."""
+    scores = KernelDensity.fit(X, *args).score_samples(X)
+    return np.argsort(scores, kind="stable")[:n]
+
+
+def _moments(X: Floats, share: Floats) -> tuple[Floats, Floats]:
+    """Weighted mean and standard deviation of every column."""
+    # Near one by a power of two, which changes no digit: squares are taken.
+    exponent = np.frexp(np.abs(X).max(axis=0, initial=0.0))[1]
+    X = np.ldexp(X, -exponent)
+    mean = share @ X
+    spread = np.sqrt(share @ (X - mean) ** 2)
+    # The mean of equal values may differ from them by rounding.
+    spread[np.ptp(X, axis=0) == 0] = 0.0
+    return np.ldexp(mean, exponent), np.ldexp(spread, exponent)

@@ -58,7 +58,7 @@ def tuned_pipeline():
     rows = np.r_[np.flatnonzero(y == 1), np.flatnonzero(y == 0)[:40]]
     X, y = X.iloc[rows][FEATURES], np.where(y.iloc[rows] == 1, 1, -1)
     # Everything about the flow is in `density`. With early_stopping=False all samples
-    # train; the detector's noise keeps the flow from overfitting.
+    # train.
     density = JKOFlowDensity(
         init="gaussian",
         field=MLPField((64, 64)),

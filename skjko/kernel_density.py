@@ -140,7 +140,7 @@ class KernelDensity(nn.Module):
         -------
         scores : ndarray of shape (n_samples,)
         """
-        parts = torch.as_tensor(X).split(_BATCH)
+        parts = torch.tensor(X, dtype=torch.float64).split(_BATCH)
         return torch.cat([self(part) for part in parts]).numpy()
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from sklearn.neighbors import KernelDensity
 
 from skjko import JKOFlowDensity, JKOFlowOutlierDetector, MLPField
 from skjko.data import repeats, splits
+from skjko.datasets import moons
 
 EVERY = np.ones(2, dtype=bool)
 
@@ -180,13 +181,26 @@ def test_groups_that_are_of_no_use():
 def test_few_effective_samples_are_told():
     X = 3 * normal(2000, 5)
     weight = np.exp(-2 * np.square(X - 1).sum(1) + np.square(X).sum(1) / 18)
-    effective = weight.sum() ** 2 / np.square(weight).sum()
+    share = weight / weight.sum()
+    effective = np.exp(-(share @ np.log(share)))
     with pytest.warns(ConvergenceWarning, match=f"is {effective:.1f} of 2000"):
         quick().fit(X, sample_weight=weight)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         quick().fit(X[:40], sample_weight=np.linspace(1, 2, 40))
         quick().fit(X[:30])
+
+
+def test_one_value_of_many_copies_leaves_the_others_their_number():
+    """A third of the rows are one: it is no reason to take a Gaussian."""
+    rows = moons().sample(600, random_state=0)
+    rows = np.r_[rows, np.repeat(rows[:1], 300, axis=0)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        density = JKOFlowDensity(max_blocks=0, random_state=0).fit(rows)
+    gaussian = JKOFlowDensity(max_blocks=0, init="gaussian", transforms=None).fit(rows)
+    fresh = moons().sample(500, random_state=1)
+    assert density.score(fresh) > gaussian.score(fresh) + 0.3
 
 
 def test_cross_validation_goes_by_the_effective_number():

@@ -133,10 +133,15 @@ def weighted(X, weight, groups, owner):
 
 
 def effective_number(weight, groups=None):
-    """Return (sum of w)^2 / sum of w^2, by Kish, of samples or of whole groups."""
+    """Return the exponential of the entropy of the weights, of samples or of groups.
+
+    One sample that is a third of all leaves the others their number; the inverse of the
+    sum of squares would be nine, whatever there is beside it.
+    """
     if groups is not None:
         weight = np.bincount(groups, weight)
-    return float(weight.sum() ** 2 / np.square(weight).sum())
+    share = weight[weight > 0] / weight.sum()
+    return float(np.exp(-(share @ np.log(share))))
 
 
 def _order(X, weight):

@@ -22,7 +22,7 @@ from skjko.data import repeats
 from skjko.data.frames import Table, check_values
 from skjko.density import JKOFlowDensity
 from skjko.fitted_flow import fit_given
-from skjko.flow import threads
+from skjko.flow import group, threads
 from skjko.flow.run import Clock
 from skjko.io.persistence import Saved
 from skjko.listeners import of_fit
@@ -214,7 +214,7 @@ class JKOFlowClassifier(ClassifierMethods, ClassifierMixin, Saved, BaseEstimator
             If the data hold NaN, infinity or values outside of the bounds, `y` is
             missing or no label of a class, or a parameter is invalid.
         """
-        density, clock = self.density or JKOFlowDensity(), Clock()
+        density, clock = self.density or JKOFlowDensity(), Clock(group.current())
         listeners = of_fit(density, clock)
         owner = type(self).__name__
         X, frame = self._checked(X, ensure_min_samples=2, reset=True), X

@@ -21,7 +21,7 @@ from skjko.conditional_methods import ConditionalMethods
 from skjko.data import repeats
 from skjko.data.frames import Table, check_values
 from skjko.fitted_flow import fit_given
-from skjko.flow import threads
+from skjko.flow import group, threads
 from skjko.flow.run import Clock
 from skjko.io.persistence import Saved
 from skjko.listeners import of_fit
@@ -329,7 +329,7 @@ class JKOFlowConditionalDensity(
             If `y` holds NaN, text or values outside of the bounds, `X` holds infinity,
             lengths differ, or a parameter is invalid.
         """
-        clock = Clock()
+        clock = Clock(group.current())
         listeners: list = of_fit(self, clock)
         config.check_transforms(self)
         owner = type(self).__name__

@@ -22,7 +22,7 @@ from skjko.data import repeats
 from skjko.data.frames import Table, check_values
 from skjko.export.estimators import Exported, scorer
 from skjko.fitted_flow import record
-from skjko.flow import threads
+from skjko.flow import group, threads
 from skjko.flow.run import Clock, Run
 from skjko.inputs import warn_user
 from skjko.io import checkpoint as checkpoints
@@ -340,7 +340,7 @@ class JKOFlowDensity(
             fewer than two samples of positive weight, a parameter is invalid, or a file
             of the checkpoint is damaged.
         """
-        clock = Clock()
+        clock = Clock(group.current())
         listeners: list = of_fit(self, clock)
         config.check_transforms(self)
         earlier, frame = self._earlier_fit(), X
@@ -358,10 +358,11 @@ class JKOFlowDensity(
         )
         n_effective = repeats.effective_number(weight, groups)
         data = {"X": X, "sample_weight": weight, "X_val": X_val, "groups": groups}
-        rng, store = checkpoints.begin(self, data, support, earlier)
+        is_first = clock.group.rank == 0
+        rng, store = checkpoints.begin(self, data, support, earlier, is_first)
         if store is not None:
             listeners.append(store)
-        seed = rng.randint(2**31 - 1)
+        seed = clock.group.same(rng.randint(2**31 - 1))
         split_seed = seed if earlier is None else earlier.seed
         fit_config, field = config.fit_config(
             self, len(X), n_effective, support, earlier

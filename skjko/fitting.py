@@ -65,6 +65,7 @@ def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
         Samples on which the scoring grids may be chosen.
     """
     data = chunks.fingerprint(X, weight, X_val, groups)
+    run.group.check({"samples": data})
     if earlier is not None and earlier.data != data:
         raise ValueError(
             "With warm_start=True, fit goes on from the fit before it on the same "
@@ -89,6 +90,9 @@ def fit(X, weight, X_val, groups, config, run, seed, earlier=None):
     try:
         chosen = _chosen(pairs, config, run, earlier)
     except KeyboardInterrupt:
+        if run.group.size > 1:
+            # The others may be elsewhere.
+            raise
         interrupted, chosen = True, Chosen(plain_candidate(pairs, config), "gaussian")
     result = _trained(chosen, pairs, config, run, earlier, interrupted)
     fallback = chosen.fallback

@@ -18,6 +18,8 @@ _COLUMNS = (
     ("gain", 8),
     ("seconds", 7),
 )
+# Parameters that may differ between processes that fit together.
+_FREE = ("checkpoint", "device", "verbose")
 _ROUND_WIDTH = len("reparameterize")
 
 
@@ -29,8 +31,23 @@ def of_fit(estimator, clock):
     estimator : JKOFlowDensity or JKOFlowConditionalDensity
     clock : Clock
         Of the fit.
+
+    Raises
+    ------
+    ValueError
+        If processes that fit together have other parameters.
     """
-    listeners = [Verbose(" ".join(repr(estimator).split()))] * bool(estimator.verbose)
+    plain = (int, float, str, tuple, type(None))
+    clock.group.check(
+        {
+            name: value
+            for name, value in estimator.get_params().items()
+            if isinstance(value, plain) and name not in _FREE
+        }
+    )
+    listeners = []
+    if estimator.verbose and clock.group.rank == 0:
+        listeners.append(Verbose(" ".join(repr(estimator).split())))
     if estimator.time_limit is not None:
         seconds = config.training_seconds(estimator.time_limit)
         listeners.append(TimeLimit(seconds, clock))

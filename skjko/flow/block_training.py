@@ -9,10 +9,17 @@ from functools import partial
 
 import torch
 
-from skjko.flow import divergence, objective, ode, schedule, step_selection
+from skjko.flow import (
+    divergence,
+    objective,
+    ode,
+    optimizers,
+    schedule,
+    step_selection,
+)
 from skjko.flow.blocks import Block
 from skjko.flow.folds import displacement, pooled
-from skjko.flow.optimizers import Adam, Muon
+from skjko.flow.group import ALONE
 
 # The radius where a field fades out, over the length of the longest training sample.
 _RADIUS = 1.25
@@ -111,9 +118,11 @@ class BlockFit:
         self._n_steps = [config.n_steps] * len(folds)
         self._max_iter = config.max_iter if planned is None else planned.n_planned
         seeds = torch.randint(2**62, (len(folds),), generator=job.generator).tolist()
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._group = job.budget.group
         self._trainers = [
-            BlockTrainer(block, fold.train, config, torch.Generator().manual_seed(seed))
-            for block, fold, seed in zip(blocks, folds, seeds, strict=True)
+            BlockTrainer(block, fold.train, config, generator, self._group)
+            for block, fold, generator in zip(blocks, folds, generators, strict=True)
         ]
         self._n_done, self._begin = 0, job.budget.clock()
         self._best, self._n_best = None, 0
@@ -281,7 +290,8 @@ class BlockFit:
                 else:
                     samples, log_det = fold.push_validation(block)
                     y = samples.x
-            values.append(objective.jko(base, x, y, log_det, step_size))
+            value = objective.jko(base, x, y, log_det, step_size)
+            values.append(self._group.same(value))
         return values
 
     def _is_worse(self, values, before):
@@ -333,10 +343,12 @@ class BlockTrainer:
     samples : Samples
     config : TrainingConfig
     generator : torch.Generator
+    group : Group, optional
+        Processes that share the minibatches.
     """
 
-    def __init__(self, block, samples, config, generator):
-        self.config, self.losses = config, []
+    def __init__(self, block, samples, config, generator, group=ALONE):
+        self.config, self.losses, self._group = config, [], group
         self.n_iter, self.n_rollbacks = 0, 0
         self._block = copy.deepcopy(block).requires_grad_(True)
         self._block.n_steps = config.n_steps
@@ -346,7 +358,7 @@ class BlockTrainer:
         size = min(config.batch_size, len(samples))
         self._batches = samples.minibatches(size, generator)
         self._generator, self._kept = generator, None
-        self._optimizers = _optimizers(self._parameters, samples.x.shape[1], config)
+        self._optimizers = optimizers.of(self._parameters, samples.x.shape[1], config)
         _keep_freed_memory()
 
     @property
@@ -380,14 +392,17 @@ class BlockTrainer:
         if n_before % self.config.keep_every == 0:
             self._check_solver(batch)
             self._keep()
-        loss = self.loss(batch)
+        loss = self._loss(batch)
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()
+        loss = loss.detach()
         grads = [p.grad for p in self._parameters if p.grad is not None]
+        self._group.sum([loss, *grads])
         length = torch.nn.utils.get_total_norm(grads)
         # A loss that no block has on its way: well above that of not moving.
-        still = self._mean(self.config.base.potential(batch.x), batch)
+        potential = self.config.base.potential(batch.x)
+        still = torch.dot(potential, batch.weight) / batch.weight.sum()
         bound = 10 * (still + batch.x.shape[1])
         value = loss.item()
         # A comparison with NaN is false.
@@ -407,25 +422,27 @@ class BlockTrainer:
         torch._foreach_lerp_(self._averages, values, 1 - keep)
         self.losses.append(value)
 
-    def loss(self, batch):
-        """Return the mean JKO objective, with the solver's error estimate added."""
-        c = self.config
-        dynamics = self._block.dynamics(batch.context, self._estimate(batch))
-        solution = ode.integrate(dynamics, batch.x, self._grid(), with_error=True)
+    def _loss(self, batch):
+        """Mean JKO objective, with the solver's error estimate added.
+
+        Of several processes, the share that this one's part of the minibatch has in it.
+        """
+        c, where = self.config, self._group.part(len(batch))
+        part, estimate = batch.take(where), self._estimate(batch, where)
+        dynamics = self._block.dynamics(part.context, estimate)
+        solution = ode.integrate(dynamics, part.x, self._grid(), with_error=True)
         value = objective.jko(
-            c.base, batch.x, solution.y, solution.log_det, self.step_size
+            c.base, part.x, solution.y, solution.log_det, self.step_size
         )
-        return self._mean(value + c.error_weight * solution.error, batch)
+        value = value + c.error_weight * solution.error
+        return torch.dot(value, part.weight) / batch.weight.sum()
 
-    def _mean(self, value, batch):
-        return torch.dot(value, batch.weight) / batch.weight.sum()
-
-    def _estimate(self, batch):
-        """The estimate of the divergence, or None for the exact one."""
+    def _estimate(self, batch, where):
+        """The estimate of the divergence in a part, or None for the exact one."""
         c = self.config
         if c.divergence == "exact":
             return None
-        probes = divergence.rademacher(c.n_probes, batch.x, self._generator)
+        probes = divergence.rademacher(c.n_probes, batch.x, self._generator)[:, where]
         if c.divergence == "hutchinson":
             return partial(divergence.hutchinson, probes=probes)
         return partial(divergence.finite_difference, probes=probes, scale=c.probe_scale)
@@ -446,20 +463,23 @@ class BlockTrainer:
         A field that has become too fast for the solver can gain without end by the
         solver's error, which the estimate in the loss does not see then.
         """
-        x = batch.x[:_N_CHECKED]
-        context = None if batch.context is None else batch.context[:_N_CHECKED]
-        dynamics = self._block.dynamics(context, self._estimate(batch.first(len(x))))
+        some = batch.first(_N_CHECKED)
+        x = some.x
+
+        def dynamics():
+            estimate = self._estimate(some, slice(None))
+            return self._block.dynamics(some.context, estimate)
+
+        present = dynamics()
         while self._block.n_steps < _ENOUGH_STEPS:
             n = self._block.n_steps
-            solver_gain = step_selection.coarse_gain(self.config.base, dynamics, x, n)
+            solver_gain = step_selection.coarse_gain(self.config.base, present, x, n)
             if solver_gain <= self.config.max_solver_gain:
                 break
             self._block.n_steps = self.average.n_steps = 2 * n
             if self._kept is not None:
                 self._restore()
-                dynamics = self._block.dynamics(
-                    context, self._estimate(batch.first(len(x)))
-                )
+                present = dynamics()
 
     def _keep(self):
         modules = tuple(
@@ -475,24 +495,6 @@ class BlockTrainer:
         self.average.load_state_dict(average)
         for (optimizer, _), state in zip(self._optimizers, states, strict=True):
             optimizer.state = state
-
-
-def _optimizers(parameters, n_features, config):
-    """Pairs of an optimizer and its share of the learning rate.
-
-    Muon trains matrices between hidden layers (larger than d both ways), AdamW the
-    rest. Biases do not decay.
-    """
-    is_hidden = [p.ndim == 2 and min(p.shape) > n_features for p in parameters]
-    if not config.muon:
-        is_hidden = [False] * len(parameters)
-    hidden = [p for p, yes in zip(parameters, is_hidden, strict=True) if yes]
-    rest = [p for p, yes in zip(parameters, is_hidden, strict=True) if not yes]
-    pairs = [(Adam(rest, [p for p in rest if p.ndim >= 2], config.alpha), 1.0)]
-    if hidden:
-        ratio = config.muon_rate
-        pairs.append((Muon(hidden, config.alpha / ratio), ratio))
-    return pairs
 
 
 def _keep_freed_memory():

@@ -177,9 +177,8 @@ class FlowTrainer:
             if self.ended or even or not self.reparameterize(cap, part):
                 break
         for i in range(rounds.n_refinements):
-            if self.ended or not self.records:
-                break
-            if not self.refine(part_of(share, 0, rounds.n_refinements - i)):
+            part = part_of(share, 0, rounds.n_refinements - i)
+            if self.ended or not self.records or not self.refine(part):
                 break
 
     def pretrain(self, share, n_iter):
@@ -203,7 +202,6 @@ class FlowTrainer:
         start = self._start or self._new_blocks(self.folds, schedule.FREE, 0)
         info = {"kind": "pretrain", "n_parts": n}
         task = Task(f"{self.name}/pretrain/{self.n_slices}", share, info)
-
         with self.run.running(task) as job:
             if job.result is None:
                 fit = BlockFit(self.folds, start, config, job)
@@ -372,6 +370,8 @@ class FlowTrainer:
                 if self._report(task, "kept", record, flows, records, is_whole):
                     break
         except KeyboardInterrupt:
+            if self.run.group.size > 1:
+                raise  # The other processes may be elsewhere.
             self.interrupted = True
             flows = [flow[: len(records)] for flow in flows]
             folds = self._pushed(flows)

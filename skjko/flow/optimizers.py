@@ -113,6 +113,24 @@ class Muon:
         self._means = _copies(state)
 
 
+def of(parameters, n_features, config):
+    """Return pairs of an optimizer and its share of the learning rate.
+
+    Muon trains matrices between hidden layers (larger than d both ways), AdamW the
+    rest. Biases do not decay.
+    """
+    is_hidden = [p.ndim == 2 and min(p.shape) > n_features for p in parameters]
+    if not config.muon:
+        is_hidden = [False] * len(parameters)
+    hidden = [p for p, yes in zip(parameters, is_hidden, strict=True) if yes]
+    rest = [p for p, yes in zip(parameters, is_hidden, strict=True) if not yes]
+    pairs = [(Adam(rest, [p for p in rest if p.ndim >= 2], config.alpha), 1.0)]
+    if hidden:
+        ratio = config.muon_rate
+        pairs.append((Muon(hidden, config.alpha / ratio), ratio))
+    return pairs
+
+
 def orthogonalized(matrix):
     """Return the matrix with singular values moved near one.
 

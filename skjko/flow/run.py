@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from skjko.flow.group import ALONE
+
 
 @dataclass(frozen=True)
 class Task:
@@ -103,14 +105,23 @@ def is_of_hook(error):
 
 
 class Clock:
-    """Seconds spent on a fit, those of tasks that were not run again included."""
+    """Seconds spent on a fit, those of tasks that were not run again included.
 
-    def __init__(self):
-        self._before = 0.0
+    Parameters
+    ----------
+    group : Group, optional
+        Processes that have the same time.
+    """
+
+    def __init__(self, group=ALONE):
+        self.group, self._before = group, 0.0
 
     def __call__(self):
         """Return the time in seconds."""
-        return time.monotonic() + self._before
+        now = time.monotonic()
+        if self.group.size > 1:
+            now = self.group.same(torch.tensor(now, dtype=torch.float64)).item()
+        return now + self._before
 
     def add(self, seconds):
         """Count seconds as if they were spent now."""
@@ -175,6 +186,11 @@ class Budget:
         limits = [o.seconds for o in self._run.listeners if isinstance(o, TimeLimit)]
         return min(limits, default=math.inf)
 
+    @property
+    def group(self):
+        """Processes that run the task together."""
+        return self._run.group
+
     def clock(self):
         """Return the time in seconds."""
         return self._run.clock()
@@ -207,6 +223,7 @@ class Run:
     def __init__(self, seed, listeners=(), clock=None):
         self.seed, self.listeners = seed, list(listeners)
         self.clock = clock or Clock()
+        self.group = self.clock.group
 
     @contextmanager
     def running(self, task: Task) -> Iterator[Job]:
@@ -222,11 +239,15 @@ class Run:
             If its `result` is None, what runs in the context has to set it. It may read
             the clock, through the job's budget.
         """
+        self.group.check({"task": task.key})
         known = [one.on_begin(task) for one in self.listeners]
-        result, seconds = next((k for k in known if k is not None), (None, None))
+        known = next((k for k in known if k is not None), (None, None))
+        # Only the first process has a checkpoint.
+        result, seconds = self.group.same(known)
         job = Job(Budget(self, task), self.generator(task.key), result)
         start = self.clock()
         yield job
+        job.result = self.group.same(job.result)
         if seconds is None:
             seconds = self.clock() - start
         else:
@@ -246,7 +267,7 @@ class Run:
         event = Event(task, kind, values)
         # All of them are told.
         answers = [one.on_event(event) for one in self.listeners]
-        return any(answers)
+        return self.group.same(any(answers))
 
     def generator(self, key):
         """Return the source of a task's random numbers: a function of seed and key."""

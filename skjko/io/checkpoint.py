@@ -33,7 +33,7 @@ _FIT_FILE = "fit.safetensors"
 _FREE = ("checkpoint", "device", "verbose", "warm_start")
 
 
-def begin(estimator, data, support, earlier=None):
+def begin(estimator, data, support, earlier=None, is_first=True):
     """Return the source of a fit's random numbers, and its checkpoint.
 
     Parameters
@@ -45,6 +45,9 @@ def begin(estimator, data, support, earlier=None):
     support : Support
     earlier : Fitted or None
         What the fit goes on from.
+    is_first : bool
+        Whether this is the first of the processes that fit together: the others have no
+        checkpoint.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def begin(estimator, data, support, earlier=None):
         If the folder cannot be read or written.
     """
     random_state = estimator.random_state
-    if estimator.checkpoint is None:
+    if estimator.checkpoint is None or not is_first:
         return check_random_state(random_state), None
     owner = type(estimator).__name__
     try:

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skjko.flow import threads
+from skjko.flow import group, threads
 from skjko.io import format as file_format
 from skjko.io.format import FORMAT_VERSION
 from skjko.io.registry import CLASSES, own_classes
@@ -54,7 +54,7 @@ class Saved:
         The file holds parameters, weights, the history, and what `warm_start` needs,
         but no data. Of a field or transform of your own it holds the parameters and the
         fitted attributes; `load` has to be given the class. Metadata routing requests
-        are not saved.
+        are not saved. Of processes that fit together, the first one alone writes.
         """
         check_is_fitted(self)
         kind = type(self).__name__
@@ -67,7 +67,8 @@ class Saved:
             _parse(type(self), content, own)
         except ValueError as error:
             raise ValueError(f"This {kind} cannot be saved: {error}") from error
-        file_format.write(path, content)
+        if group.current().rank == 0:
+            file_format.write(path, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], classes: Iterable[type] = ()) -> Self:

@@ -153,7 +153,9 @@ def report(results, n_rows):
                 f"| {batch / step:,.0f} |"
             )
     print("\n| processes | sum, ms | bytes sent a process and iteration |", end="")
-    print(f" fit of {n_rows:,} rows, s | memory a process, MB | NLL, less the true one |")
+    print(
+        f" fit of {n_rows:,} rows, s | memory a process, MB | NLL, less the true one |"
+    )
     print("|---|---|---|---|---|---|")
     truth = -DATA.score_samples(DATA.sample(N_TEST, random_state=2)).mean()
     for n, found in results.items():

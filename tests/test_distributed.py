@@ -22,6 +22,8 @@ from skjko import JKOFlowDensity, RungeKutta
 from skjko.callbacks import EarlyStopping
 from skjko.datasets import moons
 
+pytestmark = pytest.mark.slow
+
 X = moons().sample(1100, random_state=0)
 WEIGHT = 1 + np.arange(len(X)) % 3
 FITS = {

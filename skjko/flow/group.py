@@ -111,18 +111,24 @@ class Distributed(Group):
             ) from error
 
 
-def current():
+def current(make=True):
     """Return the group that a fit in this thread has.
 
     That of torch's default process group, which is made where torchrun started the
-    process. Fits in threads, and in processes that these processes start, are alone.
+    process, by all processes at once. Fits in threads, and in processes that these
+    processes start, are alone.
+
+    Parameters
+    ----------
+    make : bool
+        Whether to make torch's process group.
     """
     is_main = threading.current_thread() is threading.main_thread()
     is_child = multiprocessing.parent_process() is not None
     if is_child or not is_main or not distributed.is_available():
         return ALONE
     if not distributed.is_initialized():
-        if not distributed.is_torchelastic_launched():
+        if not (make and distributed.is_torchelastic_launched()):
             return ALONE
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

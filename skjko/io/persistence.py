@@ -67,7 +67,7 @@ class Saved:
             _parse(type(self), content, own)
         except ValueError as error:
             raise ValueError(f"This {kind} cannot be saved: {error}") from error
-        if group.current().rank == 0:
+        if group.current(make=False).rank == 0:
             file_format.write(path, content)
 
     @classmethod

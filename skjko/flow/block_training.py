@@ -252,7 +252,7 @@ class BlockFit:
         """Return the :class:`BlockResult`."""
         first, n_done, blocks = self._trainers[0], self._n_done, None
         if self._best is not None:
-            blocks = [block.get_state() for block, _ in self._solved(self._best)]
+            blocks = [block.get_state() for block in self._solved(self._best)]
         return BlockResult(
             blocks=blocks,
             failed=self.failed,
@@ -278,19 +278,13 @@ class BlockFit:
     def _objective(self, blocks, step_size):
         """JKO objective of every fold's validation samples; None is no block."""
         base, values = self._config.base, []
-        solved = [None] * len(self._folds) if blocks is None else self._solved(blocks)
-        for fold, of_fold in zip(self._validation, solved, strict=True):
-            x, log_det = fold.validation.x, fold.log_det
-            y = x
-            if of_fold is not None:
-                block, solution = of_fold
-                if len(solution.y) == len(x):
-                    # The grid was chosen on all of them, which are solved by now.
-                    y, log_det = solution.y, log_det + solution.log_det
-                else:
-                    samples, log_det = fold.push_validation(block)
-                    y = samples.x
-            value = objective.jko(base, x, y, log_det, step_size)
+        blocks = [None] * len(self._folds) if blocks is None else self._solved(blocks)
+        for fold, block in zip(self._validation, blocks, strict=True):
+            samples, log_det = fold.validation, fold.log_det
+            if block is not None:
+                samples, log_det = fold.push_validation(block)
+            x = fold.validation.x
+            value = objective.jko(base, x, samples.x, log_det, step_size)
             values.append(self._group.same(value))
         return values
 
@@ -300,10 +294,7 @@ class BlockFit:
         return mean > _NOISE * error
 
     def _solved(self, blocks):
-        """Blocks of the same fields, on grids whose error the fields cannot exploit.
-
-        With every block goes the solution of the samples that its grid was chosen on.
-        """
+        """Blocks of the same fields, on grids whose error the fields cannot exploit."""
         base, solved = self._config.base, []
         for i, (block, fold) in enumerate(zip(blocks, self._folds, strict=True)):
             samples = fold.train if fold.validation is None else fold.validation
@@ -315,12 +306,12 @@ class BlockFit:
                 max(n_steps, self._n_steps[i]),
                 block.interval,
             )
-            solution = step_selection.refine(
+            step_selection.refine(
                 one, base, samples.x, samples.context, _TOL, _MAX_STEPS
             )
             # A field seldom comes to need fewer steps.
             self._n_steps[i] = max(1, one.n_steps - 1)
-            solved.append((one, solution))
+            solved.append(one)
         return solved
 
 
@@ -482,12 +473,9 @@ class BlockTrainer:
                 present = dynamics()
 
     def _keep(self):
-        modules = tuple(
-            {name: value.clone() for name, value in module.state_dict().items()}
-            for module in (self._block, self.average)
-        )
+        modules = self._block.state_dict(), self.average.state_dict()
         states = [optimizer.state for optimizer, _ in self._optimizers]
-        self._kept = modules, states
+        self._kept = copy.deepcopy(modules), states
 
     def _restore(self):
         (block, average), states = self._kept

@@ -45,7 +45,7 @@ def _difference(coarse, fine, sizes):
 
 def _solve(base, dynamics, x, n_steps):
     solution = ode.integrate(dynamics, x, ode.uniform_grid(n_steps))
-    return solution, base.log_prob(solution.y) + solution.log_det
+    return solution.y, base.log_prob(solution.y) + solution.log_det
 
 
 @torch.no_grad()
@@ -79,8 +79,7 @@ def choose_steps(flow, base, points, tol, context=None):
     errors = []
     for block in flow.blocks:
         block.n_steps = MIN_STEPS
-        error, checking, _ = _refine(block, base, x, sizes, share, context, MAX_STEPS)
-        x = checking.y
+        error, x = _refine(block, base, x, sizes, share, context, MAX_STEPS)
         errors.append(error)
     if not any(error.exceeds(share) for error in errors):
         _refine_together(flow, base, start, sizes, tol, context)
@@ -124,28 +123,20 @@ def refine(block, base, x, context, tol, max_steps):
         Largest mean change of a log-density, in nats.
     max_steps : int
         No grid with more steps is chosen.
-
-    Returns
-    -------
-    solution : Solution
-        Of the points, on the grid that is chosen.
     """
-    return _refine(block, base, x, [len(x)], tol, context, max_steps)[2]
+    _refine(block, base, x, [len(x)], tol, context, max_steps)
 
 
 def _refine(block, base, x, sizes, tol, context, max_steps):
-    """Set one block's steps on the points x; return its error and two solutions.
-
-    The first is on the grid that checks, the second on the one that is chosen.
-    """
+    """Set one block's steps on the points x; return its error and the points pushed."""
     dynamics = block.dynamics(context)
     while True:
         n_steps = block.n_steps
-        solution, coarse = _solve(base, dynamics, x, n_steps)
-        checking, fine = _solve(base, dynamics, x, finer(n_steps))
+        _, coarse = _solve(base, dynamics, x, n_steps)
+        fine_y, fine = _solve(base, dynamics, x, finer(n_steps))
         error = _difference(coarse, fine, sizes)
         if not error.exceeds(tol) or finer(n_steps) > max_steps:
-            return error, checking, solution
+            return error, fine_y
         block.n_steps = min(_next(n_steps, error, tol), max_steps)
 
 

@@ -238,7 +238,7 @@ def test_weighted_quantile():
 
 def test_p_values_are_uniform_over_calibration_sets():
     """Of one new row and a calibration set redrawn with it, again and again."""
-    density = JKOFlowDensity(max_blocks=0).fit(normal(50, 2))
+    density = JKOFlowDensity(init="gaussian", max_blocks=0).fit(normal(50, 2))
     rng = np.random.RandomState(1)
     p = []
     for _ in range(400):
@@ -257,7 +257,7 @@ def test_p_values_are_uniform_over_calibration_sets():
 
 def test_selection_controls_the_rate_of_false_discoveries():
     """Of 90 normal samples and 10 outliers, with the calibration set, redrawn."""
-    density = JKOFlowDensity(max_blocks=0).fit(normal(50, 2))
+    density = JKOFlowDensity(init="gaussian", max_blocks=0).fit(normal(50, 2))
     rng = np.random.RandomState(1)
     false, found = [], []
     for _ in range(100):
@@ -466,7 +466,12 @@ def test_bounds_of_the_density_are_by_label(X, labels):
 
 def test_from_density(X):
     density = JKOFlowDensity(
-        max_blocks=1, field=MLPField((8, 8)), max_iter=10, random_state=0
+        init="gaussian",
+        max_blocks=1,
+        field=MLPField((8, 8)),
+        max_iter=10,
+        early_stopping=False,
+        random_state=0,
     ).fit(pd.DataFrame(X[:300], columns=["east", "north"]))
     rows = pd.DataFrame(X[300:], columns=["east", "north"])
     before = pickle.dumps(density)
@@ -489,7 +494,7 @@ def test_from_density(X):
 
 def test_what_was_fitted_decides(X, tmp_path):
     """Parameters changed after fit, and a density that is fitted again."""
-    density = JKOFlowDensity(max_blocks=0, random_state=0).fit(X[:300])
+    density = JKOFlowDensity(init="gaussian", max_blocks=0).fit(X[:300])
     detector = JKOFlowOutlierDetector.from_density(density, X[300:])
     p, decision = detector.p_values(X[:20]), detector.decision_function(X[:20])
     density.fit(100 * X)
@@ -528,7 +533,7 @@ def test_the_largest_weights():
     one = quick(contamination=0.1).fit(X, sample_weight=huge)
     other = quick(contamination=0.1).fit(X, sample_weight=huge / 1e307)
     assert one.offset_ == pytest.approx(other.offset_)
-    density = JKOFlowDensity(max_blocks=0, random_state=0).fit(X)
+    density = JKOFlowDensity(init="gaussian", max_blocks=0, random_state=0).fit(X)
     assert density.score(X, sample_weight=huge) == pytest.approx(
         density.score(X, sample_weight=huge / 1e307)
     )
@@ -554,7 +559,7 @@ def test_from_density_refuses(X):
         JKOFlowOutlierDetector.from_density(3, X)
     with pytest.raises(NotFittedError):
         JKOFlowOutlierDetector.from_density(JKOFlowDensity(), X)
-    density = JKOFlowDensity(max_blocks=0).fit(X)
+    density = JKOFlowDensity(init="gaussian", max_blocks=0).fit(X)
     with pytest.raises(ValueError, match="'trim'"):
         JKOFlowOutlierDetector.from_density(density, X, trim=-1)
     with pytest.raises(ValueError, match=r"'statistic' .* no training samples"):

@@ -18,13 +18,17 @@ FRAME = pd.DataFrame(X, columns=["öst", "nord"])
 
 def quick(**parameters):
     """A detector that trains in well under a second."""
-    density = JKOFlowDensity(field=MLPField((8, 8)), max_iter=8, init="gaussian")
+    density = JKOFlowDensity(
+        field=MLPField((8, 8)), max_iter=8, init="gaussian", early_stopping=False
+    )
     defaults = {"density": density, "random_state": 0}
     return JKOFlowOutlierDetector(**{**defaults, **parameters})
 
 
 def of_density(rows):
-    density = JKOFlowDensity(max_blocks=0, discrete=None).fit(rows[:200])
+    density = JKOFlowDensity(init="gaussian", max_blocks=0, discrete=None).fit(
+        rows[:200]
+    )
     return JKOFlowOutlierDetector.from_density(density, rows[200:], threshold="hdr")
 
 

@@ -106,7 +106,7 @@ class ConvField(VelocityField):
             Windows(height, width, int(self.kernel_size)),
             n_channels,
             int(self.hidden_channels),
-            (n_channels, n_channels) if n_context else (),
+            _of_places((n_channels, n_channels), n_features, n_context),
             n_context,
             generator=generator,
         )
@@ -215,7 +215,7 @@ class GraphField(VelocityField):
                 f"GraphField with an adjacency of {n_nodes} nodes is for {n_nodes} "
                 f"features, or a multiple of that, not {n_features}. {_VARY}"
             )
-        if n_context and 2 * n_features + n_own * n_nodes > n_context:
+        if n_context and n_own and 2 * n_features + n_own * n_nodes > n_context:
             raise ValueError(
                 f"GraphField with n_node_conditions={n_own} takes the first "
                 f"{n_own * n_nodes} columns of X as features of the {n_nodes} nodes, "
@@ -225,10 +225,21 @@ class GraphField(VelocityField):
             Chebyshev(edges, int(self.order)),
             n_channels,
             int(self.hidden_channels),
-            (n_channels, n_channels, n_own) if n_context else (),
+            _of_places((n_channels, n_channels, n_own), n_features, n_context),
             n_context,
             generator=generator,
         )
+
+
+def _of_places(
+    channels: tuple[int, ...], n_features: int, n_context: int
+) -> tuple[int, ...]:
+    """Channels of the context that belong to places: of a classifier it has none.
+
+    That of a conditional density begins with the location and the scale of every
+    feature, that of a classifier has a column for every class only.
+    """
+    return channels if n_context >= 2 * n_features else ()
 
 
 _VARY = (

@@ -15,6 +15,7 @@ from torch import nn
 from skjko import (
     ConvField,
     GraphField,
+    JKOFlowClassifier,
     JKOFlowConditionalDensity,
     JKOFlowDensity,
     MLPField,
@@ -404,6 +405,24 @@ def test_a_conditional_density_on_a_graph(tmp_path):
     model.set_params(field__n_node_conditions=2)
     with pytest.raises(ValueError, match=r"first 8 columns of X .* but X has 5"):
         model.fit(X, Y)
+
+
+@pytest.mark.parametrize("field", [ConvField((2, 2), 8, 3), GraphField(PATH, 8)])
+def test_classes_of_places(field, tmp_path):
+    # Lumps, and a Gaussian of about the same mean and covariance.
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((400, 4)), np.arange(400) % 2
+    signs = rng.choice([-1.0, 1.0], size=(400, 2))
+    X[:, :2] = 0.2 * X[:, :2] + np.where(y[:, None] == 1, signs, np.sqrt(2) * X[:, 2:])
+    X[:, 2:] = rng.standard_normal((400, 2))
+    density = quick(
+        field=field, max_iter=60, learning_rate_init=0.03, early_stopping=False
+    )
+    model = JKOFlowClassifier(density, random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.7  # Gaussians have about 0.5.
+    model.save(tmp_path / "file")
+    loaded = JKOFlowClassifier.load(tmp_path / "file")
+    np.testing.assert_array_equal(loaded.score_samples(X), model.score_samples(X))
 
 
 BAD = [

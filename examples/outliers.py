@@ -43,9 +43,9 @@ def novelty_detection():
     )
 
     lowest = malignant.iloc[np.argsort(detector.score_samples(malignant))[:3]]
-    print("\nThe three malignant samples of the lowest log-density:")
+    print("\nThe three malignant samples of the lowest score:")
     print(lowest.round(2).to_string())
-    print("Gain in log-density (nats) if one feature had its most likely value:")
+    print("Gain in score if one feature had its best value:")
     print(detector.explain(lowest).round(1).to_string())
     print("Most likely value of each feature, given the others:")
     print(detector.most_likely_values(lowest).round(2).to_string())

@@ -11,7 +11,6 @@ features make a sample unusual.
 # %%
 # Benign tumours train the detector; it never sees a malignant one.
 import matplotlib.pyplot as plt
-from scipy.stats import false_discovery_control
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
@@ -31,12 +30,11 @@ CalibrationDisplay.from_estimator(detector, benign)
 # %%
 # Most malignant samples have a small one. With a bound of 10 % on the share of false
 # alarms among the alarms:
-p = detector.p_values(malignant)
-flagged = false_discovery_control(p) <= 0.1
-print(f"{flagged.sum()} of {len(p)} malignant samples are flagged")
+flagged = detector.select(malignant, fdr=0.1)
+print(f"{flagged.sum()} of {len(malignant)} malignant samples are flagged")
 
 # %%
-# A bar is what the sample would gain if the feature had its most likely value given
+# A bar is what the sample would gain in score if the feature had its best value given
 # the others.
 worst = malignant.iloc[[detector.score_samples(malignant).argmin()]]
 ReasonsDisplay.from_estimator(detector, worst)

@@ -18,8 +18,8 @@ from skjko.typing import Floats, State
 _MAX_KERNELS = 2000
 # Rows that are scored at once, for memory.
 _BATCH = 1000
-# Squares of scaled values stay finite.
-_FARTHEST = 1e150
+# Squares of scaled values stay finite. A tensor, for exporters round other numbers.
+_FARTHEST = torch.tensor(1e150, dtype=torch.float64, device="cpu")
 
 
 class KernelDensity(nn.Module):
@@ -121,7 +121,9 @@ class KernelDensity(nn.Module):
         x = X.to(torch.float64)[:, self.columns]
         x = torch.where(self.is_code, (x == self.codes).to(torch.float64), x)
         x = (x - self.location) / self.scale
-        return torch.logsumexp(self._terms_at(x.clamp(-_FARTHEST, _FARTHEST)), -1)
+        return torch.logsumexp(
+            self._terms_at(torch.clamp(x, -_FARTHEST, _FARTHEST)), -1
+        )
 
     def _terms_at(self, x: Tensor) -> Tensor:
         """Logarithm of every kernel at scaled samples."""

@@ -168,11 +168,11 @@ def density():
     return quick(transforms=steps, field=MLPField((6,)), **COARSE).fit(FRAME)
 
 
-@pytest.fixture(scope="module")
-def detector():
+@pytest.fixture(scope="module", params=["combined", "typicality"])
+def detector(request):
     density = quick(bounds=[None, None, (0, None)], **COARSE)
     return JKOFlowOutlierDetector(
-        density=density, statistic="typicality", random_state=0
+        density=density, statistic=request.param, random_state=0
     ).fit(FRAME)
 
 

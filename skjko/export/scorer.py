@@ -161,6 +161,11 @@ class Detector(nn.Module):
         A decision of at most this size is 0.
     """
 
+    typical: Tensor
+    usual: Tensor
+    offset: Tensor
+    rounding: Tensor
+
     def __init__(
         self,
         log_density: Scorer,
@@ -171,19 +176,25 @@ class Detector(nn.Module):
         rounding: float,
     ) -> None:
         super().__init__()
-        self.log_density, self.typical = log_density, typical
-        self.kernels, self.usual = kernels, usual
-        self.offset, self.rounding = offset, rounding
+        self.log_density, self.kernels = log_density, kernels
+        self.is_typicality = typical is not None
+        # Exporters round numbers that are no tensors.
+        for name, value in (
+            ("typical", typical or 0.0),
+            ("usual", usual),
+            ("offset", offset),
+            ("rounding", rounding),
+        ):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores and decisions of shape (n,)."""
         score = self.log_density(X)
-        if self.typical is not None:
+        if self.is_typicality:
             score = -(score - self.typical).abs()
         if self.kernels is not None:
-            (level, unit), (other_level, other_unit) = self.usual
-            other = (self.kernels(X) - other_level) / other_unit
-            score = torch.minimum((score - level) / unit, other)
+            both = torch.stack([score, self.kernels(X)], -1)
+            score = ((both - self.usual[:, 0]) / self.usual[:, 1]).amin(-1)
         decision = score - self.offset
         is_zero = (score == self.offset) | (decision.abs() <= self.rounding)
         return score, torch.where(is_zero, 0.0, decision)

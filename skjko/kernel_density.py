@@ -67,7 +67,9 @@ class KernelDensity(nn.Module):
             ("centers", centers),
             ("log_weight", log_weight),
         ):
-            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float64))
+            # In one order of memory, for the rounding of products depends on it.
+            value = np.ascontiguousarray(value, dtype=np.float64)
+            self.register_buffer(name, torch.tensor(value))
         self.register_buffer("columns", torch.as_tensor(columns, dtype=torch.int64))
         self.register_buffer("is_code", ~torch.isnan(self.codes))
 
@@ -142,7 +144,7 @@ class KernelDensity(nn.Module):
         -------
         scores : ndarray of shape (n_samples,)
         """
-        parts = torch.tensor(X, dtype=torch.float64).split(_BATCH)
+        parts = torch.tensor(np.ascontiguousarray(X)).split(_BATCH)
         return torch.cat([self(part) for part in parts]).numpy()
 
     @torch.no_grad()

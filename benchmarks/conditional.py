@@ -17,13 +17,14 @@ packed bits of `test_mask`. What is not there is skipped.
 # SPDX-License-Identifier: BSD-3-Clause
 
 import argparse
-import json
 import os
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks import json_lines
 
 TABLES = "yacht,boston,energy,concrete,wine_red,power_plant,kin8nm,naval,protein"
 
@@ -323,23 +324,15 @@ def main():
         "--first", type=int, default=0, help="number of the first split"
     )
     parser.add_argument("--limit", type=float, default=np.inf, help="seconds in all")
-    parser.add_argument("--out", help="file that gets a line of JSON for each result")
-    parser.add_argument("--report", help="file of such lines; nothing is run")
+    json_lines.add_options(parser)
     options = parser.parse_args()
     if options.report:
-        lines = Path(options.report).read_text(encoding="utf-8").splitlines()
-        report([json.loads(line) for line in lines])
+        report(json_lines.read(options.report))
         return
-    rows = []
     splits = range(options.first, options.first + options.splits)
     methods = options.methods.split(",")
-    for row in run(options.tables.split(","), methods, splits, options.limit):
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        if options.out:
-            with open(options.out, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-    report(rows)
+    rows = run(options.tables.split(","), methods, splits, options.limit)
+    report(json_lines.written(rows, options.out))
 
 
 if __name__ == "__main__":

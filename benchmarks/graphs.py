@@ -28,7 +28,6 @@ its standard deviations; and processor seconds of fit, scores and samples.
 # SPDX-License-Identifier: BSD-3-Clause
 
 import argparse
-import json
 import os
 import time
 import warnings
@@ -37,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
+from benchmarks import json_lines
 from skjko import GraphField, JKOFlowConditionalDensity, MLPField, metrics
 
 # Step of the values' grid.
@@ -278,21 +278,14 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=60, help="of a block")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--out", help="file that gets a line of JSON for each result")
-    parser.add_argument("--report", help="file of such lines; nothing is run")
+    json_lines.add_options(parser)
     options = parser.parse_args()
     if options.report:
-        lines = Path(options.report).read_text(encoding="utf-8").splitlines()
-        report([json.loads(line) for line in lines])
+        report(json_lines.read(options.report))
         return
-    rows, seeds = [], range(options.first, options.first + options.seeds)
-    for row in run(options.data, options.methods, seeds, options.iterations):
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        if options.out:
-            with open(options.out, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-    report(rows)
+    seeds = range(options.first, options.first + options.seeds)
+    rows = run(options.data, options.methods, seeds, options.iterations)
+    report(json_lines.written(rows, options.out))
 
 
 if __name__ == "__main__":

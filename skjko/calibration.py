@@ -43,8 +43,8 @@ def conformal_p_values(scores: Floats, calibration: Floats) -> Floats:
     return (1 + n_lower) / (len(calibration) + 1)
 
 
-def usual_scores(scores: Floats) -> tuple[float, float]:
-    """Median of scores, and its distance to their lower quartile.
+def median_and_spread(scores: Floats) -> tuple[float, float]:
+    """Median of scores, and its distance to their lower quartile, their spread.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ def usual_scores(scores: Floats) -> tuple[float, float]:
 
     Returns
     -------
-    median, distance : float
-        The distance is 1 where it would be zero, and the median 0 where none is finite.
+    median, spread : float
+        The spread is 1 where it would be zero, and the median 0 where none is finite.
     """
     finite = scores[np.isfinite(scores)]
     if not len(finite):

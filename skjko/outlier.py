@@ -24,7 +24,7 @@ from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
 from skjko.kernel_density import KernelDensity, least_dense
-from skjko.outlier_density import default_density, tell
+from skjko.outlier_density import default_density, set_support
 from skjko.outlier_scores import N_SAMPLES, RATE, OutlierScores
 from skjko.support import Support
 from skjko.transforms.base import is_array, is_int
@@ -33,8 +33,8 @@ from skjko.typing import Floats, Seed, State, typed
 # Calibration samples beyond this number would only cost training samples: with as many,
 # the rate of false alarms at 5 % is known to 0.3 %.
 _MAX_CALIBRATION_ROWS = 5000
-# Units of scores take so many samples at least, but no larger share of the samples.
-_LEAST_FOR_UNITS, _MOST_FOR_UNITS = 20, 0.2
+# Scales of scores take so many samples at least, but no larger share of them.
+_LEAST_TO_SCALE, _MOST_TO_SCALE = 20, 0.2
 
 _STATISTICS = ("combined", "likelihood", "typicality")
 # Kernels of the score, and of `trim`, where fine detail would hide a small cluster.
@@ -70,7 +70,7 @@ class JKOFlowOutlierDetector(
 
     statistic : {"combined", "likelihood", "typicality"}, default="combined"
         What scores a sample: the lower of its log-densities by the flow and by kernels,
-        each in its own unit (see `score_samples`); that by the flow alone; or how near
+        each standardized (see `score_samples`); that by the flow alone; or how near
         that is to the log-density of the model's own samples. See Notes.
 
     trim : float, default=0.0
@@ -81,7 +81,7 @@ class JKOFlowOutlierDetector(
     calibration_fraction : float, default=0.1
         Share of the samples, at most 5000, that do not train, for p-values and the
         threshold by false alarms. Not used when `X_calibration` is given to `fit`. As
-        many others, for the units of `statistic="combined"`, do not train either. 0
+        many others (20, or a fifth, of few) standardize the scores of "combined". 0
         keeps none: all samples train, there are no p-values, and "false_alarm" takes
         the quantile of the training samples, which promises nothing.
 
@@ -258,10 +258,10 @@ class JKOFlowOutlierDetector(
         else:
             train, rest = splits.set_aside(train, n_aside, rng, groups)
             X_calibration = X[rest] if len(rest) else None
-        usual = train[:0]
+        held_out = train[:0]
         if self.statistic == "combined" and self.calibration_fraction > 0:
-            least = min(_LEAST_FOR_UNITS, int(_MOST_FOR_UNITS * len(X)))
-            train, usual = splits.set_aside(train, max(n_aside, least), rng, groups)
+            least = min(_LEAST_TO_SCALE, int(_MOST_TO_SCALE * len(X)))
+            train, held_out = splits.set_aside(train, max(n_aside, least), rng, groups)
         coded = {j: len(c.values) for j, c in self._categories.columns.items()}
         self.n_trimmed_ = int(self.trim * len(train))
         if self.n_trimmed_:
@@ -270,7 +270,7 @@ class JKOFlowOutlierDetector(
         kernels = None
         if self.statistic == "combined":
             kernels = KernelDensity.fit(X[train], weight[train], _BANDWIDTH, coded, rng)
-        tell(density, support, coded)
+        set_support(density, support, coded)
         if density.random_state is None:
             density.random_state = rng.randint(2**31 - 1)
         fit_params = {"sample_weight": weight[train]}
@@ -280,7 +280,7 @@ class JKOFlowOutlierDetector(
             with around(density):
                 self.density_ = density.fit(X[train], **fit_params)
             self._describe(from_pandas, rng, support)
-            self._set_usual(kernels, X[train], X[usual])
+            self._set_kernels(kernels, X[train], X[held_out])
             self._calibrate(X_calibration)
             self._set_offset(X, weight, rng)
         return self
@@ -351,7 +351,7 @@ class JKOFlowOutlierDetector(
         # The user's may be fitted again.
         self.density_, self.n_trimmed_ = copy.copy(density), 0
         self._describe(from_pandas, rng, density.support_)
-        self._set_usual(None, X, X)
+        self._set_kernels(None, X, X)
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
         return self
@@ -422,7 +422,7 @@ class JKOFlowOutlierDetector(
             "offset": float(self.offset_),
             "typical_log_density": float(self.typical_log_density_),
             "kernels": self._kernels,
-            "usual": [list(pair) for pair in self._usual],
+            "scales": [list(pair) for pair in self._scales],
             "n_trimmed": int(self.n_trimmed_),
             "candidates": self._candidates,
             "calibration_scores": self.calibration_scores_,
@@ -484,16 +484,16 @@ class JKOFlowOutlierDetector(
         self.n_trimmed_, self._candidates = state["n_trimmed"], state["candidates"]
         if state["statistic"] not in _STATISTICS:
             raise ValueError("the statistic is none")
-        kernels, usual = state["kernels"], [tuple(pair) for pair in state["usual"]]
+        kernels, scales = state["kernels"], [tuple(pair) for pair in state["scales"]]
         if state["statistic"] == "combined":
             if not isinstance(kernels, KernelDensity) or not kernels.fits(d):
                 raise ValueError("the kernels are missing")
-            sizes = [size for _, size in usual]
-            if len(sizes) != 2 or not all(size > 0 for size in sizes):
-                raise ValueError("the units of the scores are none")
-        elif kernels is not None or usual:
+            scale = np.array(scales, dtype=float)
+            if not is_array(scale, (2, 2)) or not (scale[:, 1] > 0).all():
+                raise ValueError("the scales of the scores are none")
+        elif kernels is not None or scales:
             raise ValueError("the statistic has no kernels")
-        self._kernels, self._usual = kernels, usual
+        self._kernels, self._scales = kernels, scales
         self.calibration_scores_ = scores
         self._fitted_statistic = state["statistic"]
         self._returns_frame = state["returns_frame"]

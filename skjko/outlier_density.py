@@ -24,7 +24,9 @@ def default_density() -> JKOFlowDensity:
     )
 
 
-def tell(density: JKOFlowDensity, support: Support, coded: Collection[int]) -> None:
+def set_support(
+    density: JKOFlowDensity, support: Support, coded: Collection[int]
+) -> None:
     """Set bounds and discrete features, known by name, of a density of arrays."""
     lower, upper, steps = support.lower, support.upper, support.grid.step
     density.bounds = None

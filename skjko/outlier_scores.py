@@ -17,7 +17,7 @@ from skjko.base import warn_outside
 from skjko.calibration import (
     conformal_p_values,
     false_alarm_threshold,
-    usual_scores,
+    median_and_spread,
 )
 from skjko.data.frames import Table
 from skjko.density import JKOFlowDensity
@@ -62,7 +62,7 @@ class OutlierScores(CheckedInput, Exported):
     _candidates: Floats
     _fitted_statistic: str
     _kernels: KernelDensity | None
-    _usual: list[tuple[float, float]]
+    _scales: list[tuple[float, float]]
     _table: Table
     _returns_frame: bool
 
@@ -88,21 +88,21 @@ class OutlierScores(CheckedInput, Exported):
         self._returns_frame = from_pandas and hasattr(self, "feature_names_in_")
         self.n_iter_ = self.density_.n_iter_
 
-    def _set_usual(
+    def _set_kernels(
         self, kernels: KernelDensity | None, X: Floats, held_out: Floats
     ) -> None:
-        """Keep kernels, and what both log-densities are of usual samples.
+        """Keep kernels, and median and spread of both log-densities.
 
-        Those are samples held out, or the training samples if there are none.
+        Those of samples held out, or of the training samples if there are none.
         """
-        self._kernels, self._usual = kernels, []
+        self._kernels, self._scales = kernels, []
         if kernels is not None:
             if len(held_out):
                 X, scores = held_out, kernels.score_samples(held_out)
             else:
                 scores = kernels.leave_one_out_scores()
             both = log_density(self.density_, X), scores
-            self._usual = [usual_scores(one) for one in both]
+            self._scales = [median_and_spread(one) for one in both]
 
     def _score(self, X: Floats) -> Floats:
         """Score validated samples."""
@@ -115,8 +115,8 @@ class OutlierScores(CheckedInput, Exported):
         if self._kernels is None:
             return log_densities
         both = (log_densities, self._kernels.score_samples(X))
-        pairs = zip(both, self._usual, strict=True)
-        return np.min([(one - at) / size for one, (at, size) in pairs], axis=0)
+        median, spread = np.array(self._scales).T[:, :, None]
+        return ((np.array(both) - median) / spread).min(axis=0)
 
     def _told_log_density(self, X: Floats) -> Floats:
         """Log-densities of samples, with a warning of those out of bounds."""
@@ -146,11 +146,11 @@ class OutlierScores(CheckedInput, Exported):
         -------
         scores : ndarray of shape (n_samples,)
             With `statistic="combined"` the lower of two log-densities, by the flow and
-            by kernels, each less its median and in units of the distance from there to
-            its lower quartile: 0 is usual, and a quarter of the samples is below -1
-            by either. With "likelihood" the log-density in nats, per unit of the
-            data; with "typicality" minus its distance in nats to that of the model's
-            samples.
+            by kernels, each standardized: less its median, over the distance from there
+            to its lower quartile, both of samples held out. By each of the two a half
+            of them is below 0, and a quarter below -1. With "likelihood" the
+            log-density in nats, per unit of the data; with "typicality" minus its
+            distance in nats to that of the model's samples.
         """
         return self._told_score(X)
 
@@ -186,7 +186,7 @@ class OutlierScores(CheckedInput, Exported):
             scorer(self.density_, self._table),
             typical,
             self._kernels,
-            self._usual,
+            self._scales,
             self.offset_,
             self._rounding,
         )

@@ -636,7 +636,7 @@ def test_combined_score_is_the_lower_of_both():
     np.testing.assert_allclose(detector.score_samples(new), np.min(expected, axis=0))
 
 
-def test_units_of_combined_scores_are_of_samples_held_out():
+def test_combined_scores_are_standardized_by_samples_held_out():
     """A quarter of fresh samples is below -1 by each score, more by either."""
     detector = gaussian(statistic="combined").fit(normal(3000, 5))
     fresh = detector.score_samples(normal(20_000, 5, seed=2))

@@ -153,8 +153,8 @@ class Detector(nn.Module):
         Log-density whose distance is the score, if it is one.
     kernels : Module or None
         Another log-density. The score is the lower of both then.
-    usual : list of pairs of float
-        Level and unit of each of them.
+    scales : list of pairs of float
+        Median and spread of each of them.
     offset : float
         Score of the threshold.
     rounding : float
@@ -162,7 +162,7 @@ class Detector(nn.Module):
     """
 
     typical: Tensor
-    usual: Tensor
+    scales: Tensor
     offset: Tensor
     rounding: Tensor
 
@@ -171,7 +171,7 @@ class Detector(nn.Module):
         log_density: Scorer,
         typical: float | None,
         kernels: nn.Module | None,
-        usual: list[tuple[float, float]],
+        scales: list[tuple[float, float]],
         offset: float,
         rounding: float,
     ) -> None:
@@ -181,7 +181,7 @@ class Detector(nn.Module):
         # Exporters round numbers that are no tensors.
         for name, value in (
             ("typical", typical or 0.0),
-            ("usual", usual),
+            ("scales", scales),
             ("offset", offset),
             ("rounding", rounding),
         ):
@@ -194,7 +194,7 @@ class Detector(nn.Module):
             score = -(score - self.typical).abs()
         if self.kernels is not None:
             both = torch.stack([score, self.kernels(X)], -1)
-            score = ((both - self.usual[:, 0]) / self.usual[:, 1]).amin(-1)
+            score = ((both - self.scales[:, 0]) / self.scales[:, 1]).amin(-1)
         decision = score - self.offset
         is_zero = (score == self.offset) | (decision.abs() <= self.rounding)
         return score, torch.where(is_zero, 0.0, decision)

@@ -386,7 +386,7 @@ class RungeKutta(Component):
         below, for Fourier features and for fields that depend on time. They are doubled
         where a block gains by the solver's error.
 
-    tol : float, default=1e-3
+    tol : float, default=5e-3
         Largest mean change of a log-density, in nats, by a finer grid. Scores use grids
         that are chosen by this at the end of `fit`.
 
@@ -422,7 +422,7 @@ class RungeKutta(Component):
     def __init__(
         self,
         n_steps: int | Literal["auto"] = "auto",
-        tol: float = 1e-3,
+        tol: float = 5e-3,
         divergence: Literal[
             "auto", "exact", "hutchinson", "finite_difference"
         ] = "auto",

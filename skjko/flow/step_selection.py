@@ -12,7 +12,7 @@ from skjko.flow import ode
 QUANTILE_RATIO = 10.0
 """Tolerance of the 99th percentile over that of the mean."""
 
-MIN_STEPS, MAX_STEPS = 2, 256
+MIN_STEPS, MAX_STEPS = 1, 256
 
 
 class Discretization(NamedTuple):
@@ -143,9 +143,8 @@ def _refine(block, base, x, sizes, tol, context, max_steps):
 def _next(n_steps, error, tol):
     """Return the steps at which a solver of fourth order should reach the tolerance."""
     worst = max(error.mean / tol, error.quantile / (QUANTILE_RATIO * tol))
-    # Half of the tolerance, not to miss it narrowly; at most the grid that checked, for
-    # far from the tolerance the order does not hold.
-    factor = (2 * worst) ** 0.25 if math.isfinite(worst) else 2.0
+    # At most the grid that checked: far from the tolerance the order does not hold.
+    factor = worst**0.25 if math.isfinite(worst) else 2.0
     return max(n_steps + 1, min(math.ceil(n_steps * factor), finer(n_steps)))
 
 

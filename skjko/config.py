@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import math
 from functools import partial
 from numbers import Integral, Real
 
@@ -199,6 +200,8 @@ def _training(
     if n_effective < CROSS_VALIDATION_SAMPLES:
         # Cross-validation evaluates on all samples, with little noise.
         by_size = {"n_evaluations": 20, "patience": 1, "muon": False}
+    if p.time_limit is not None:
+        by_size["regularized_from"] = -math.inf
     n_steps = solver.n_steps
     if n_steps == "auto":
         n_steps = 2 if is_small or _needs_two_steps(field) else 1

@@ -436,8 +436,7 @@ class FlowTrainer:
                 job.result = n_affordable(
                     len(step_sizes), folds, new_blocks, config, job
                 )
-        n = max(1, min(job.result, len(step_sizes)))
-        sizes = [*step_sizes[: n - 1], step_sizes[-1]]
+        sizes = [*step_sizes[:-1][: max(job.result, 1) - 1], step_sizes[-1]]
         return sizes, None if self.decides else self._whole_plan(sizes)
 
     def _whole_plan(self, step_sizes):
@@ -446,17 +445,18 @@ class FlowTrainer:
 
     @property
     def _overfits(self):
-        """Whether a block was at its best well before its training was over."""
+        """Whether blocks that gained were best well before their training was over."""
         if self.ended or self.config.is_regularized:
             return False
-        if not (self.decides and self.records):
+        has_gained = self.decides and self.records
+        gained = self._gain(self.folds, self.behind) if has_gained else 0.0
+        if gained < self.config.regularized_from:
+            return False
+        if not has_gained:
             return self._dropped_early
         latest = [r for r in self.rounds if r.accepted][-1]
-        early = any(
-            r.n_iter - r.n_pretrained <= _EARLY * (r.n_planned - r.n_pretrained)
-            for r in latest.records
-        )
-        return early and latest.kind != REGULARIZE
+        is_early = any(record.was_best_within(_EARLY) for record in latest.records)
+        return is_early and latest.kind != REGULARIZE
 
     def _task(self, kind, attempt, number, step_size, share):
         n = self.config.n_evaluations

@@ -20,6 +20,11 @@ class BlockRecord:
     validation_score: float | None = None
     n_pretrained: int = 0
 
+    def was_best_within(self, share):
+        """Return whether the best weights came in this share of its round."""
+        n_planned = self.n_planned - self.n_pretrained
+        return self.n_iter - self.n_pretrained <= share * n_planned
+
 
 @dataclass
 class Round:

@@ -67,6 +67,9 @@ class TrainingConfig:
     # return, each time to half the learning rate, before it is given up.
     keep_every: int = 20
     max_rollbacks: int = 8
+    # Standard errors that the blocks have to gain before one is tried in place of those
+    # that overfit: it gains up to a quarter of that on top (benchmarks/NOTES.md).
+    regularized_from: float = 4.0
     # Mean gain in nats that may be the solver's error before its steps are doubled.
     max_solver_gain: float = 2.0
     base: StandardNormal = field(default_factory=StandardNormal)

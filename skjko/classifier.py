@@ -27,7 +27,7 @@ from skjko.flow.run import Clock
 from skjko.io.persistence import Saved
 from skjko.listeners import of_fit
 from skjko.support import Support
-from skjko.transforms.base import is_array
+from skjko.transforms.base import Chain, is_array
 from skjko.transforms.class_location_scale import ClassLocationScale
 from skjko.typing import Floats, Seed, State, typed
 
@@ -240,7 +240,7 @@ class JKOFlowClassifier(ClassifierMethods, ClassifierMixin, Saved, BaseEstimator
         )
         codes = rows[:, d:].argmax(axis=1)
         train, rest = self._split(codes, groups, rng)
-        mapped = support.bounds.forward(support.atoms.open(rows[train, :d]))[0]
+        mapped = Chain(support.maps).forward(support.atoms.open(rows[train, :d]))[0]
         first = ClassLocationScale.chosen(mapped, codes[train], weight[train], k, rng)
         fit_given(
             self,

@@ -26,7 +26,7 @@ from skjko.flow.run import Clock
 from skjko.io.persistence import Saved
 from skjko.listeners import of_fit
 from skjko.support import Support
-from skjko.transforms.base import Transform
+from skjko.transforms.base import Chain, Transform
 from skjko.transforms.discrete import DiscreteGrid
 from skjko.transforms.location_scale import LocationScale
 from skjko.typing import Floats, PerFeature, Seed, typed
@@ -364,7 +364,7 @@ class JKOFlowConditionalDensity(
         weight = weight / weight.max()
         X, Y = rows[:, d:], rows[:, :d]
         rng = np.random.RandomState(self._seed())
-        mapped = support.bounds.forward(support.atoms.open(Y))[0]
+        mapped = Chain(support.maps).forward(support.atoms.open(Y))[0]
         centre, width = _scales(mapped, weight)
         counts = np.array(
             [len(coded[j].values) if j in coded else 0 for j in range(X.shape[1])]

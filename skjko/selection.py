@@ -135,7 +135,12 @@ class Selection:
 
     def _options(self):
         """Candidates with all column maps that change anything."""
-        lists = {"none": [], "asinh": [Asinh()], "mixtures": [MarginalMixtures()]}
+        # What would map peaks of categories to one normal distribution undoes them.
+        nominal, columns = self._config.support.nominal, None
+        if len(nominal):
+            columns = np.setdiff1d(np.arange(self._splits[0][0][0].shape[1]), nominal)
+        maps = [MarginalMixtures(columns)]
+        lists = {"none": [], "asinh": [Asinh()], "mixtures": maps}
         if self._config.transforms is None:
             lists = {"none": []}
         elif self._config.transforms != "auto":
@@ -200,8 +205,7 @@ class Selection:
 
 def fit_chain(config, maps, X, weight):
     """Return fitted bounds, maps and whitening, and what they map X to."""
-    support = config.support
-    steps = [s for s in (support.atoms, support.bounds) if not s.is_identity_]
+    steps = config.support.maps
     if config.location_scale is not None:
         # A residual far out may come, even if none has come yet.
         steps += [config.location_scale, StudentT()]

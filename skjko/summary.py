@@ -9,6 +9,7 @@ import numpy as np
 
 from skjko.transforms.atoms import Atoms
 from skjko.transforms.mixture_map import MixtureMap
+from skjko.transforms.normal_cells import NormalCells
 from skjko.transforms.whitening import Whitening
 
 _COLUMNS = (
@@ -88,7 +89,7 @@ def _why(density):
     """Which transforms there are, and what selection preferred."""
     names = density._table.names
     for step in density.transforms_:
-        if isinstance(step, (Atoms, Whitening, MixtureMap)):
+        if isinstance(step, (Atoms, NormalCells, Whitening, MixtureMap)):
             continue
         columns = getattr(step, "columns_", None)
         where = "" if columns is None else f" of {_features(columns, names)}"

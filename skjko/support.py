@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from skjko.data import chunks
 from skjko.data.frames import Table
@@ -18,9 +18,10 @@ from skjko.per_feature import (
     parse_steps,
 )
 from skjko.transforms.atoms import Atoms
-from skjko.transforms.base import is_array
+from skjko.transforms.base import Transform, is_array
 from skjko.transforms.bounds import Bounds
 from skjko.transforms.discrete import DiscreteGrid, average, cell_noise
+from skjko.transforms.normal_cells import NormalCells
 from skjko.typing import Floats, State
 
 # Samples have no other values of discrete features than those seen, if they are so few.
@@ -40,6 +41,8 @@ class Support:
         The values of discrete features that have few of them: samples have no others.
     atoms : Atoms, default=None
         Point masses of continuous features. None is for none.
+    nominal : array-like of int, default=()
+        Numbers of the discrete features whose values have no order, or are only two.
 
     Attributes
     ----------
@@ -48,6 +51,8 @@ class Support:
 
     bounds : Bounds
         Of dequantized, opened values, fitted.
+    cells : NormalCells
+        Of the values of nominal features, fitted.
 
     Examples
     --------
@@ -66,6 +71,7 @@ class Support:
         upper: Floats,
         seen: dict[int, Floats] | None = None,
         atoms: Atoms | None = None,
+        nominal: ArrayLike = (),
     ) -> None:
         self.grid, self.lower, self.upper = grid, lower, upper
         self.seen = {} if seen is None else seen
@@ -76,6 +82,10 @@ class Support:
         self.is_open[j[at_bound]] = False
         low, high = grid.widened(lower, upper)
         self.bounds = Bounds(low, self.atoms.widened(high)).fit(None)
+        self.nominal = np.asarray(nominal, dtype=np.int64)
+        cells = np.zeros((2, len(lower)))
+        cells[:, self.nominal] = grid.start[self.nominal], grid.step[self.nominal]
+        self.cells = NormalCells(*cells).fit(None)
 
     def __repr__(self) -> str:
         """Return the numbers of discrete and bounded features."""
@@ -85,6 +95,12 @@ class Support:
             f"Support(n_features={len(self.lower)}, n_discrete={n_discrete}, "
             f"n_bounded={n_bounded}, n_atoms={len(self.atoms.values)})"
         )
+
+    @property
+    def maps(self) -> list[Transform]:
+        """The maps of opened positions that stand in front of all others."""
+        maps: list[Transform] = [self.atoms, self.cells, self.bounds]
+        return [one for one in maps if not one.is_identity_]
 
     @classmethod
     def learn(
@@ -152,7 +168,9 @@ class Support:
             lower[j], upper[j] = 0.0, len(column.values) - 1
         if coded:
             grid = DiscreteGrid(start, step)
-        return cls(grid, lower, upper, _seen(X, grid), atoms)
+        seen = _seen(X, grid)
+        two = [j for j, values in seen.items() if len(values) == 2]
+        return cls(grid, lower, upper, seen, atoms, np.union1d(two, list(coded)))
 
     def dequantize(self, X: NDArray[Any], rng: np.random.RandomState) -> NDArray[Any]:
         """Make discrete values and atoms uniform in their cells.
@@ -252,7 +270,8 @@ class Support:
         none, infinite = np.zeros(n_context), np.full(n_context, np.inf)
         grid = DiscreteGrid(np.r_[self.grid.start, none], np.r_[self.grid.step, none])
         bounds = np.r_[self.lower, -infinite], np.r_[self.upper, infinite]
-        return Support(grid, *bounds, self.seen, self.atoms.among(len(grid.start)))
+        atoms = self.atoms.among(len(grid.start))
+        return Support(grid, *bounds, self.seen, atoms, self.nominal)
 
     def round(self, X: Floats, lower: Floats, upper: Floats) -> Floats:
         """Move values to the nearest that samples can have.
@@ -353,11 +372,11 @@ class Support:
         Returns
         -------
         state : dict
-            Of "grid", "lower", "upper", "seen" and "atoms".
+            Of "grid", "lower", "upper", "seen", "atoms" and "nominal".
         """
         seen = {str(j): values for j, values in self.seen.items()}
         parts = {"grid": self.grid, "lower": self.lower, "upper": self.upper}
-        return {**parts, "seen": seen, "atoms": self.atoms}
+        return {**parts, "seen": seen, "atoms": self.atoms, "nominal": self.nominal}
 
     @classmethod
     def from_state(cls, state: State) -> Self:
@@ -378,7 +397,7 @@ class Support:
         ValueError
             If the state is none.
         """
-        names = {"grid", "lower", "upper", "seen", "atoms"}
+        names = {"grid", "lower", "upper", "seen", "atoms", "nominal"}
         if (
             state.keys() != names
             or not isinstance(state["grid"], DiscreteGrid)
@@ -395,13 +414,19 @@ class Support:
                 and (values[1:] > values[:-1]).all()
             ):
                 raise ValueError("the values seen are none of a discrete feature")
+        nominal = state["nominal"]
+        if (
+            not is_array(nominal, (None,), kind="i")
+            or not np.isin(nominal, columns).all()
+        ):
+            raise ValueError("the nominal features are not discrete")
         lower, upper, shape = state["lower"], state["upper"], state["grid"].start.shape
         if not all(is_array(a, shape, finite=False) for a in (lower, upper)):
             raise ValueError("the bounds are not those of the features")
         if not (lower < upper).all():
             raise ValueError("the lower bounds are not below the upper ones")
         with np.errstate(over="ignore", invalid="ignore"):
-            return cls(state["grid"], lower, upper, seen, state["atoms"])
+            return cls(state["grid"], lower, upper, seen, state["atoms"], nominal)
 
 
 def _seen(X: NDArray[Any], grid: DiscreteGrid) -> dict[int, Floats]:

@@ -21,6 +21,7 @@ from skjko.transforms import (
     Chain,
     MarginalMixtures,
     MixtureMap,
+    NormalCells,
     Radial,
     StudentT,
     Whitening,
@@ -47,6 +48,7 @@ def student(n=1500, d=3, freedom=2.0, seed=0):
 
 TRANSFORMS = {
     "bounds": (Bounds(np.array([0.0, -INF, -4]), np.array([INF, 9.0, 4])), table),
+    "normal cells": (NormalCells(np.zeros(3), np.array([1.0, 2.0, 0.0])), table),
     "asinh": (Asinh(), table),
     "marginal mixtures": (MarginalMixtures(), table),
     "whitening": (Whitening(), table),
@@ -203,6 +205,18 @@ def test_outside_of_the_bounds_there_is_no_density():
     assert_array_equal(np.isfinite(log_prob), [False, False, True, False, False])
     far = bounds.inverse(np.array([[-1e300], [1e300]]))
     assert ((far > 0) & (far < 1)).all()
+
+
+def test_uniform_positions_in_cells_become_normal_ones():
+    cells = NormalCells(np.array([0.5]), np.array([2.0])).fit(None)
+    inside = np.random.RandomState(0).uniform(-1, 1, size=(4000, 1))
+    Y, log_det = cells.forward(2.5 + inside)
+    shape = stats.truncnorm(-2.5, 2.5, loc=2.5, scale=0.4)
+    assert stats.kstest(Y[:, 0], shape.cdf).pvalue > 1e-3
+    # The density of the image, by the change of variables from 1/2.
+    assert_allclose(np.log(0.5) - log_det, shape.logpdf(Y[:, 0]), atol=1e-9)
+    ends = np.array([[1.5], [3.5]])
+    assert_allclose(cells.forward(ends)[0], ends, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from skjko.transforms.base import Chain, Transform
 from skjko.transforms.bounds import Bounds
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
+from skjko.transforms.normal_cells import BELOW, WIDTH, NormalCells
 from skjko.transforms.radial import Radial
 from skjko.transforms.whitening import FARTHEST, Whitening
 
@@ -110,6 +111,25 @@ class _Atoms(Map):
         at = x.index_select(-1, self.columns)
         is_in = (at >= self.start) & (at <= self.end)
         return x, torch.where(is_in, self.log_width, 0.0).sum(-1)
+
+
+class _NormalCells(Map):
+    def __init__(self, step: NormalCells) -> None:
+        cells = step.step > 0
+        super().__init__(
+            start=step.start, step=np.where(cells, step.step, 1.0), cells=cells
+        )
+        self.constant = cells.sum() * math.log(
+            WIDTH * (1 - 2 * BELOW) * math.sqrt(2 * math.pi)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        centres = self.start + torch.round((x - self.start) / self.step) * self.step
+        inside = torch.where(self.cells, (x - centres) / self.step, 0.0)
+        share = 0.5 + inside.clamp(-0.5, 0.5) * (1 - 2 * BELOW)
+        z = normal.normal_score(torch.log(share), torch.log(1 - share))
+        y = torch.where(self.cells, centres + z * (WIDTH * self.step), x)
+        return y, self.constant + 0.5 * (z * z).sum(-1)
 
 
 class _Columns(Map):
@@ -274,6 +294,7 @@ def _score(logs: Tensor, y: Tensor) -> Tensor:
 
 for _kind, _module in (
     (Bounds, _Bounds),
+    (NormalCells, _NormalCells),
     (Atoms, _Atoms),
     (Asinh, _Asinh),
     (MarginalMixtures, _MarginalMixtures),

@@ -27,6 +27,7 @@ from skjko.transforms.discrete import DiscreteGrid
 from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
+from skjko.transforms.normal_cells import NormalCells
 from skjko.transforms.radial import Radial
 from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
@@ -47,6 +48,7 @@ CLASSES: dict[str, type] = {
         LocationScale,
         MarginalMixtures,
         MixtureMap,
+        NormalCells,
         Radial,
         StudentT,
         Whitening,

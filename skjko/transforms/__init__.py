@@ -9,6 +9,7 @@ from skjko.transforms.class_location_scale import ClassLocationScale
 from skjko.transforms.location_scale import LocationScale
 from skjko.transforms.marginals import MarginalMixtures
 from skjko.transforms.mixture_map import MixtureMap
+from skjko.transforms.normal_cells import NormalCells
 from skjko.transforms.radial import Radial
 from skjko.transforms.student import StudentT
 from skjko.transforms.whitening import Whitening
@@ -21,6 +22,7 @@ __all__ = [
     "LocationScale",
     "MarginalMixtures",
     "MixtureMap",
+    "NormalCells",
     "Radial",
     "StudentT",
     "Transform",

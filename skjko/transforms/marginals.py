@@ -39,6 +39,11 @@ class MarginalMixtures(Transform):
     F is the distribution function of a mixture of normal distributions, with as many
     components as lumps, gaps, skew and tails of the feature ask for.
 
+    Parameters
+    ----------
+    columns : ndarray of int, default=None
+        Features that may be mapped; all by default.
+
     Attributes
     ----------
     columns_ : ndarray of int of shape (n_mapped,)
@@ -61,12 +66,16 @@ class MarginalMixtures(Transform):
     array([1])
     """
 
+    def __init__(self, columns: NDArray[np.int_] | None = None) -> None:
+        self.columns = columns
+
     def fit(self, X: Floats, sample_weight: Floats | None = None) -> Self:
         """Fit a mixture to every feature that is not normal; see `Transform.fit`."""
         self.n_features_in_ = X.shape[1]
         some = subsample(len(X))
         weight = np.ones(len(X)) if sample_weight is None else sample_weight
-        found = _fit(np.asarray(X[some], dtype=np.float64), weight[some])
+        may = np.arange(X.shape[1]) if self.columns is None else self.columns
+        found = _fit(np.asarray(X[some], dtype=np.float64), weight[some], may)
         self.columns_, self.centre_, self.width_, self.maps_ = found
         self._complete()
         return self
@@ -142,7 +151,7 @@ class MarginalMixtures(Transform):
 
 
 def _fit(
-    X: Floats, weight: Floats
+    X: Floats, weight: Floats, may: NDArray[np.int_]
 ) -> tuple[NDArray[np.int_], Floats, Floats, list[MixtureMap]]:
     """Return columns, centres, widths and maps of the features that are not normal."""
     none: list[MixtureMap] = []
@@ -155,7 +164,7 @@ def _fit(
     order = np.random.RandomState(0).permutation(n)
     X, weight = (X[order] - gaussian.mean_) / gaussian.scale_, weight[order]
     normal = _LEAST_NEGENTROPY + _TIMES_SAMPLES / n
-    may = np.flatnonzero(~gaussian.degenerate_features_)
+    may = may[~gaussian.degenerate_features_[may]]
     which = [j for j in may if _negentropy(X[:, j], weight) >= normal]
     if not which:
         return nothing

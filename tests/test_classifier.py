@@ -267,7 +267,6 @@ def test_shrinkage_follows_the_samples():
 
 @parametrize_with_checks(
     [
-        JKOFlowClassifier(quick(max_blocks=0), random_state=0),
         JKOFlowClassifier(
             quick(max_blocks=1, max_iter=3, early_stopping=False), random_state=0
         ),

@@ -622,7 +622,7 @@ def test_a_thousand_features():
     X = np.random.RandomState(0).standard_normal((300, 1000))
     X[:, :10] = np.random.RandomState(1).poisson(2, (300, 10))
     X[:, 10:20] = np.sinh(2 * X[:, 10:20])
-    density = quick(max_iter=5, max_blocks=1, early_stopping=False).fit(X)
+    density = quick(max_iter=2, max_blocks=1, early_stopping=False).fit(X)
     assert density.support_.grid.columns.tolist() == list(range(10))
     assert np.isfinite(density.score_samples(X[:20])).all()
     assert density.sample(3).shape == (3, 1000)

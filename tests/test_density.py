@@ -951,7 +951,7 @@ def test_step_sizes_stop_at_the_largest_however_fast_they_grow(X):
 @pytest.mark.parametrize("sizes", [(), 8, (8,), (8, 8, 8), [8, 8], np.array([8, 8])])
 def test_any_number_of_hidden_layers(X, sizes):
     density = quick(
-        field=MLPField(sizes, "tanh"), max_iter=5, early_stopping=False
+        field=MLPField(sizes, "tanh"), max_iter=2, early_stopping=False
     ).fit(X[:100])
     Z = density.transform(X[:100])
     assert np.isfinite(density.score(X[:100]))
@@ -986,7 +986,7 @@ def wide_and_narrow(n):
 @pytest.mark.parametrize("init", ["gaussian", "mixture"])
 def test_degenerate_data(X, init, early_stopping):
     density = quick(
-        init=init, max_blocks=1, max_iter=5, early_stopping=early_stopping
+        init=init, max_blocks=1, max_iter=2, early_stopping=early_stopping
     ).fit(X)
     assert np.isfinite(density.score_samples(X)).all()
     samples = density.sample(50, random_state=0)
@@ -1174,7 +1174,7 @@ def test_samples_of_the_largest_numbers(density):
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_a_warm_start_goes_on(X, n, early_stopping):
     density = quick(
-        max_blocks=1, max_iter=5, warm_start=True, early_stopping=early_stopping
+        max_blocks=1, max_iter=3, warm_start=True, early_stopping=early_stopping
     )
     schedule = JKOSchedule(free_block=False)
     density.set_params(schedule=schedule).fit(X[:n])

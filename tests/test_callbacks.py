@@ -167,7 +167,7 @@ def test_a_stop_at_an_evaluation_keeps_the_best_weights():
 
 
 @pytest.mark.parametrize(
-    "parameters, n, n_ends", [(PLAIN, 150, 1), ({}, 1100, 1), ({}, 120, 2)]
+    "parameters, n, n_ends", [(PLAIN, 150, 1), ({}, 1100, 1), ({"max_iter": 3}, 120, 2)]
 )
 def test_a_stop_at_the_end_of_a_block_ends_the_fit(parameters, n, n_ends, recwarn):
     probe = Probe(stop_at={("block", 1)})
@@ -313,7 +313,8 @@ def test_early_stopping_of_a_metric():
 
     held_out = X[150:200]
     stopping = EarlyStopping(blocks, X_val=held_out)
-    density = quick(early_stopping=False, max_blocks=6).set_callbacks(stopping)
+    brief = {"early_stopping": False, "max_iter": 2, "max_blocks": 6}
+    density = quick(**brief).set_callbacks(stopping)
     assert density.fit(X[:150]).n_blocks_ == 3
     assert stopping.scores_ == [1, 2, 2]
     density.set_callbacks(EarlyStopping(blocks, held_out, min_delta=2, patience=3))
@@ -332,7 +333,7 @@ def test_early_stopping_starts_again_on_all_samples():
         return calls.append(estimator.n_blocks_) or len(calls) + estimator.n_blocks_
 
     calls = []
-    density = quick(max_iter=3).set_callbacks(EarlyStopping(fewer)).fit(X[:120])
+    density = quick(max_iter=2).set_callbacks(EarlyStopping(fewer)).fit(X[:120])
     assert density.n_blocks_ == 2
     assert calls == [1, 2, 1, 2]
     # Each score was better than the one before, but less than the best of all: 4, 4.
@@ -342,7 +343,7 @@ def test_early_stopping_starts_again_on_all_samples():
         calls.append(estimator.n_blocks_)
         return estimator.n_blocks_ - 10 * (len(calls) > 2)
 
-    density = quick(max_iter=3).set_callbacks(EarlyStopping(falling)).fit(X[:120])
+    density = quick(max_iter=2).set_callbacks(EarlyStopping(falling)).fit(X[:120])
     assert density.n_blocks_ == 2
 
 

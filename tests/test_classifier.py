@@ -102,7 +102,7 @@ def test_blocks_share_a_flow_and_bend_what_is_no_gaussian():
     bent = np.where(y == 1, x**2, -(x**2)) + 0.3 * rng.normal(size=1200)
     X = np.column_stack([x, bent])
     one = plain().fit(X[:800], y[:800])
-    density = quick(max_blocks=1, max_iter=80, field=None)
+    density = quick(max_blocks=1, max_iter=30, learning_rate_init=0.1)
     other = JKOFlowClassifier(density, random_state=0).fit(X[:800], y[:800])
     assert other.n_blocks_ == 1
     gain = other.score_samples(X[800:]).mean() - one.score_samples(X[800:]).mean()
@@ -267,8 +267,9 @@ def test_shrinkage_follows_the_samples():
 
 @parametrize_with_checks(
     [
-        JKOFlowClassifier(quick(max_blocks=0), random_state=0),
-        JKOFlowClassifier(quick(max_blocks=1, max_iter=8), random_state=0),
+        JKOFlowClassifier(
+            quick(max_blocks=1, max_iter=3, early_stopping=False), random_state=0
+        ),
     ]
 )
 def test_sklearn_check(estimator, check):

@@ -280,7 +280,7 @@ def test_given_steps_have_to_fit():
 # ------------------------------------------------------------------- densities
 
 
-@pytest.mark.parametrize("parameters", [{"max_blocks": 0}, {"max_iter": 40}])
+@pytest.mark.parametrize("parameters", [{"max_blocks": 0}, {"max_iter": 20}])
 def test_probabilities_of_discrete_values_sum_to_one(parameters):
     X = np.random.RandomState(0).poisson(4, (1200, 1))
     density = quick(transforms=None, **parameters).fit(X)
@@ -338,13 +338,13 @@ def test_a_discrete_and_a_continuous_feature():
 )
 def test_bounded_densities_integrate_to_one(bounds, truth):
     X = truth.rvs((1500, 1), random_state=0)
-    density = quick(bounds=[bounds], transforms=None, max_iter=60).fit(X)
+    density = quick(bounds=[bounds], transforms=None, max_iter=30).fit(X)
     # Substituted by quantiles, so that no peak at a bound is missed.
     level = (np.arange(20_000) + 0.5) / 20_000
     nodes = truth.ppf(level)
     ratio = np.exp(density.score_samples(nodes[:, np.newaxis]) - truth.logpdf(nodes))
     assert ratio.mean() == pytest.approx(1, abs=0.02)
-    plain = quick(max_iter=60, transforms=None).fit(X)
+    plain = quick(max_iter=30, transforms=None).fit(X)
     fresh = truth.rvs((1000, 1), random_state=1)
     assert density.score(fresh) > plain.score(fresh)
     sample = density.sample(1000, random_state=0)
@@ -355,7 +355,7 @@ def test_bounded_densities_integrate_to_one(bounds, truth):
 def test_bounds_at_use():
     X = np.random.RandomState(0).exponential(size=(200, 2))
     frame = pd.DataFrame(X, columns=["time", "load"])
-    density = quick(bounds={"time": (0, None)}).fit(frame)
+    density = quick(bounds={"time": (0, None)}, early_stopping=False).fit(frame)
     assert density.support_.lower.tolist() == [0, -np.inf]
     others = pd.DataFrame({"time": [0.0, -1.0, 1e-300, 1.0], "load": 0.5})
     with pytest.warns(UserWarning, match="2 of 4 samples are outside"):
@@ -419,9 +419,9 @@ def test_integers_reach_their_bounds():
 
 def test_scores_of_discrete_features_do_not_depend_on_other_samples():
     X = np.random.RandomState(0).poisson([3, 5, 1], (700, 3))
-    density = quick().fit(X)
+    density = quick(max_blocks=1, early_stopping=False).fit(X)
     scores = density.score_samples(X)
-    assert density.n_blocks_ >= 0
+    assert density.n_blocks_ == 1
     np.testing.assert_array_equal(scores, density.score_samples(X))
     alone = [density.score_samples(X[[i]])[0] for i in (0, 255, 256, 699)]
     np.testing.assert_allclose(alone, scores[[0, 255, 256, 699]], rtol=1e-9)
@@ -578,7 +578,7 @@ def test_cells_at_the_end_of_numbers():
 @pytest.mark.parametrize("n", [5, 12, 200])
 def test_other_values_of_a_constant_feature_score_far_lower(value, n):
     X = np.c_[normal(n), np.full(n, value)]
-    density = quick().fit(X)
+    density = quick(max_blocks=1, early_stopping=n < 200).fit(X)
     scores = density.score_samples(X)
     assert np.isfinite(scores).all()
     for violation in (1e-2, 1, 1e6, 1e12):
@@ -591,7 +591,7 @@ def test_other_values_of_a_constant_feature_score_far_lower(value, n):
 @pytest.mark.parametrize("noise", [1e-16, 1e-12, 1e-9, 1e-6])
 def test_nearly_constant_features(noise):
     X = np.c_[normal(150), 5 + noise * normal(150, seed=1)]
-    density = quick().fit(X)
+    density = quick(max_blocks=1, early_stopping=False).fit(X)
     scores = density.score_samples(X)
     assert np.isfinite(scores).all()
     assert np.isfinite(density.sample(20)).all()
@@ -612,7 +612,7 @@ def test_one_value_out_of_many_is_other():
 @pytest.mark.parametrize("n, d", [(12, 40), (300, 1), (3, 1)])
 def test_any_shape(n, d):
     for X in (normal(n, d), np.random.RandomState(0).poisson(2, (n, d))):
-        density = quick().fit(X)
+        density = quick(early_stopping=n < 300).fit(X)
         assert np.isfinite(density.score_samples(X)).all()
         assert density.sample(3).shape == (3, d)
 
@@ -622,7 +622,7 @@ def test_a_thousand_features():
     X = np.random.RandomState(0).standard_normal((300, 1000))
     X[:, :10] = np.random.RandomState(1).poisson(2, (300, 10))
     X[:, 10:20] = np.sinh(2 * X[:, 10:20])
-    density = quick(max_iter=5, max_blocks=1, early_stopping=False).fit(X)
+    density = quick(max_iter=2, max_blocks=1, early_stopping=False).fit(X)
     assert density.support_.grid.columns.tolist() == list(range(10))
     assert np.isfinite(density.score_samples(X[:20])).all()
     assert density.sample(3).shape == (3, 1000)

@@ -210,7 +210,7 @@ def test_probabilities_of_discrete_targets_sum_to_one():
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, size=(400, 1))
     y = np.clip(np.rint(5 + 2 * X[:, 0] + rng.normal(size=400)), 1, 9).astype(int)
-    model = quick(bounds=(1, 9)).fit(X, y)
+    model = quick(bounds=(1, 9), early_stopping=False).fit(X, y)
     assert model.support_.grid.step[0] == 1
     values = np.arange(1, 10)
     for x in (-0.9, 0.4):
@@ -232,7 +232,7 @@ def test_bounds_are_kept(bounds):
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, size=(300, 1))
     y = np.exp(X[:, 0] + 0.5 * rng.normal(size=300))
-    model = quick(bounds=bounds).fit(X, y)
+    model = quick(bounds=bounds, early_stopping=False).fit(X, y)
     assert (model.sample(X, 50, random_state=0) > 0).all()
     assert (model.predict_quantile(X, 1e-6) > 0).all()
     with pytest.warns(UserWarning, match="outside of the bounds"):
@@ -244,7 +244,8 @@ def test_bounds_are_kept(bounds):
 
 def test_units_of_the_target_do_not_matter():
     X, y, _ = linear(200)
-    one, other = quick().fit(X, y), quick().fit(X, 1e6 * y - 1e8)
+    one = quick(early_stopping=False).fit(X, y)
+    other = quick(early_stopping=False).fit(X, 1e6 * y - 1e8)
     expected = one.score_samples(X, y) - np.log(1e6)
     scores = other.score_samples(X, 1e6 * y - 1e8)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
@@ -252,9 +253,10 @@ def test_units_of_the_target_do_not_matter():
 
 def test_constant_target_and_constant_features():
     X = np.ones((30, 2))
-    model = quick().fit(X, np.arange(30.0))
+    model = quick(early_stopping=False).fit(X, np.arange(30.0))
     assert np.isfinite(model.score(X, np.arange(30.0)))
-    model = quick().fit(np.arange(60.0).reshape(30, 2), np.full(30, 4.0))
+    model = quick(early_stopping=False)
+    model.fit(np.arange(60.0).reshape(30, 2), np.full(30, 4.0))
     np.testing.assert_allclose(model.predict(X), 4.0, atol=1e-3)
 
 
@@ -263,7 +265,7 @@ def test_many_equal_targets_among_others_have_a_probability():
     X = rng.uniform(-1, 1, size=(600, 1))
     # Rain: none where the latent amount is negative.
     latent = 1 + 2 * X[:, 0] + rng.normal(size=600)
-    model = quick(transforms="auto", max_iter=100).fit(X, np.maximum(latent, 0))
+    model = quick(transforms="auto", max_iter=20).fit(X, np.maximum(latent, 0))
     assert model.support_.atoms.values.tolist() == [0]
     dry = np.exp(model.score_samples(X, np.zeros(600)))
     # No block has bent what location and scale leave.
@@ -328,9 +330,9 @@ def test_same_seed_same_model_and_weights_are_copies():
 
 def test_validation_samples_and_groups():
     X, y, _ = linear(300)
-    quick().fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    quick(max_iter=3).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     groups = np.repeat(np.arange(30), 10)
-    model = quick().fit(X, y, groups=groups)
+    model = quick(max_iter=3).fit(X, y, groups=groups)
     assert np.isfinite(model.score(X, y))
 
 
@@ -493,13 +495,10 @@ EXPECTED = {
 
 @parametrize_with_checks(
     [
-        JKOFlowConditionalDensity(
-            regressor=LINEAR, field=MLPField((8, 8)), max_iter=8, max_blocks=1,
-            early_stopping=False, init="gaussian", random_state=0,
-        ),
         # Its default regressor would take most of the time of these checks.
         JKOFlowConditionalDensity(
-            regressor=LINEAR, max_blocks=0, init="gaussian", random_state=0
+            regressor=LINEAR, field=MLPField((4, 4)), max_iter=2, max_blocks=1,
+            early_stopping=False, init="gaussian", random_state=0,
         ),
     ],
     expected_failed_checks=lambda estimator: EXPECTED,

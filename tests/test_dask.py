@@ -32,7 +32,7 @@ def in_this_thread():
 
 @pytest.fixture(scope="module")
 def density():
-    return quick(max_blocks=1).fit(FRAME)
+    return quick(max_blocks=1, early_stopping=False).fit(FRAME)
 
 
 @pytest.fixture(scope="module")

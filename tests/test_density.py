@@ -245,7 +245,7 @@ def test_samples_keep_more_digits_than_single_precision(X):
         def standard_normal(self, size):
             return 1 + 1e-10 * np.arange(np.prod(size)).reshape(size)
 
-    density = quick().fit(X)
+    density = quick(max_blocks=1, early_stopping=False).fit(X[:200])
     assert density.n_blocks_ >= 1
     assert len(np.unique(density.sample(100, random_state=Close(0)), axis=0)) == 100
 
@@ -289,7 +289,7 @@ def test_bad_number_of_samples(density, n_samples):
 @pytest.mark.parametrize("n", [200, 1100])
 def test_seed_determines_the_model(X, fresh, n):
     first, again, other = (
-        quick(random_state=s, max_blocks=1).fit(X[:n]) for s in (0, 0, 1)
+        quick(random_state=s, max_blocks=1, max_iter=5).fit(X[:n]) for s in (0, 0, 1)
     )
     assert first.n_blocks_ >= 1
     assert_same_fit(first, again, rtol=1e-7)
@@ -309,10 +309,11 @@ def test_global_state_is_left_alone(X, fresh):
 
 
 def test_fit_does_not_depend_on_torch_default_dtype(X, fresh):
-    expected = quick(max_blocks=1).fit(X[:200]).score_samples(fresh)
+    brief = {"max_blocks": 1, "max_iter": 3}
+    expected = quick(**brief).fit(X[:200]).score_samples(fresh)
     torch.set_default_dtype(torch.float64)
     try:
-        scores = quick(max_blocks=1).fit(X[:200]).score_samples(fresh)
+        scores = quick(**brief).fit(X[:200]).score_samples(fresh)
     finally:
         torch.set_default_dtype(torch.float32)
     np.testing.assert_allclose(scores, expected, atol=1e-7)
@@ -321,7 +322,7 @@ def test_fit_does_not_depend_on_torch_default_dtype(X, fresh):
 def test_fit_does_not_change_its_input(X):
     samples = X[:200].copy()
     weight = np.linspace(0, 2, 200)
-    quick().fit(samples, sample_weight=weight)
+    quick(max_blocks=1, max_iter=3).fit(samples, sample_weight=weight)
     np.testing.assert_array_equal(samples, X[:200])
     np.testing.assert_array_equal(weight, np.linspace(0, 2, 200))
 
@@ -341,8 +342,9 @@ def test_use_does_not_change_the_model(density, fresh):
 
 
 def test_refit_forgets_the_first_fit(X, fresh):
-    refitted = quick(max_blocks=1).fit(normal(150, 3)).fit(X[:200])
-    expected = quick(max_blocks=1).fit(X[:200])
+    brief = {"max_blocks": 1, "max_iter": 3}
+    refitted = quick(**brief).fit(normal(150, 3)).fit(X[:200])
+    expected = quick(**brief).fit(X[:200])
     assert_same_fit(refitted, expected)
     np.testing.assert_array_equal(
         refitted.score_samples(fresh), expected.score_samples(fresh)
@@ -402,7 +404,9 @@ def test_one_width_is_that_of_two_layers(size):
 def test_a_fit_leaves_its_components_alone(X):
     field, transforms = MLPField(hidden_layer_sizes=8), [Asinh(), Whitening("scale")]
     before = [one.get_params() for one in (field, *transforms)]
-    density = quick(field=field, transforms=transforms).fit(X[:200])
+    density = quick(field=field, transforms=transforms, max_blocks=1, max_iter=2).fit(
+        X[:200]
+    )
     assert [one.get_params() for one in (field, *transforms)] == before
     assert not any(hasattr(one, "n_features_in_") for one in transforms)
     assert density.field_.get_params() == {
@@ -473,8 +477,9 @@ def test_a_field_of_ones_own():
         field=ShearField(),
         transforms=[scale],
         max_blocks=1,
-        max_iter=30,
+        max_iter=15,
         learning_rate_init=0.1,
+        early_stopping=False,
     ).fit(Z)
     assert density.n_blocks_ == 1
     assert isinstance(density.field_, ShearField)
@@ -536,8 +541,9 @@ def test_weight_zero_is_absence(X, fresh, n):
     """Cross-validation for n = 300, a single split for n = 1100."""
     keep = np.zeros(len(X), dtype=bool)
     keep[np.random.RandomState(0).permutation(len(X))[:n]] = True
-    weighted = quick(max_blocks=1).fit(X, sample_weight=keep.astype(float))
-    subset = quick(max_blocks=1).fit(X[keep])
+    brief = {"max_blocks": 1, "max_iter": 5}
+    weighted = quick(**brief).fit(X, sample_weight=keep.astype(float))
+    subset = quick(**brief).fit(X[keep])
     assert subset.n_blocks_ >= 1
     assert_same_fit(weighted, subset)
     np.testing.assert_allclose(
@@ -548,7 +554,7 @@ def test_weight_zero_is_absence(X, fresh, n):
 def test_weights_have_no_unit(X, fresh):
     weight = np.random.RandomState(0).uniform(0.5, 1.5, 200)
     a, b = (
-        quick(max_blocks=1).fit(X[:200], sample_weight=c * weight)
+        quick(max_blocks=1, max_iter=5).fit(X[:200], sample_weight=c * weight)
         for c in (1.0, 1024.0)
     )
     np.testing.assert_allclose(
@@ -588,7 +594,7 @@ def test_too_few_positive_weights(X, n_positive):
 def test_powers_of_two_shift_scores(X, n):
     exponents = np.array([7, -20])
     X, scale = X[:n], 2.0**exponents
-    density = quick(max_blocks=1).fit(X)
+    density = quick(max_blocks=1, max_iter=5).fit(X)
     scaled = clone(density).fit(X * scale)
     assert density.n_blocks_ >= 1
     np.testing.assert_array_equal(density.movements_, scaled.movements_)
@@ -632,7 +638,7 @@ def test_a_few_more_samples_may_train(n, init):
 
 
 def test_cross_validation_uses_all_samples(X):
-    density = quick(transforms=None).fit(X[:300])
+    density = quick(max_blocks=1, max_iter=5).fit(X[:300])
     assert density.n_blocks_ >= 1
     mean = density.transforms_.find(Whitening).mean_
     np.testing.assert_allclose(mean, X[:300].mean(axis=0))
@@ -945,7 +951,7 @@ def test_step_sizes_stop_at_the_largest_however_fast_they_grow(X):
 @pytest.mark.parametrize("sizes", [(), 8, (8,), (8, 8, 8), [8, 8], np.array([8, 8])])
 def test_any_number_of_hidden_layers(X, sizes):
     density = quick(
-        field=MLPField(sizes, "tanh"), max_iter=5, early_stopping=False
+        field=MLPField(sizes, "tanh"), max_iter=2, early_stopping=False
     ).fit(X[:100])
     Z = density.transform(X[:100])
     assert np.isfinite(density.score(X[:100]))
@@ -980,7 +986,7 @@ def wide_and_narrow(n):
 @pytest.mark.parametrize("init", ["gaussian", "mixture"])
 def test_degenerate_data(X, init, early_stopping):
     density = quick(
-        init=init, max_blocks=1, max_iter=5, early_stopping=early_stopping
+        init=init, max_blocks=1, max_iter=2, early_stopping=early_stopping
     ).fit(X)
     assert np.isfinite(density.score_samples(X)).all()
     samples = density.sample(50, random_state=0)
@@ -994,7 +1000,7 @@ def test_degenerate_data(X, init, early_stopping):
 @pytest.mark.parametrize("value", [0.0, 7.1, -1e9])
 def test_other_values_of_a_constant_feature_score_far_lower(value):
     X = np.c_[normal(100, 2), np.full(100, value)]
-    density = quick().fit(X)
+    density = quick(max_blocks=1, early_stopping=False).fit(X)
     violation = X.copy()
     violation[:, 2] += 0.1 * max(abs(value), 1)
     lowest = density.score_samples(X).min()
@@ -1013,8 +1019,9 @@ def test_validation_decides_where_a_fold_is_constant():
 
 
 def test_cpu(X, fresh):
-    expected = quick(max_blocks=1).fit(X[:200]).score_samples(fresh)
-    scores = quick(max_blocks=1, device="cpu").fit(X[:200]).score_samples(fresh)
+    brief = {"max_blocks": 1, "max_iter": 3}
+    expected = quick(**brief).fit(X[:200]).score_samples(fresh)
+    scores = quick(**brief, device="cpu").fit(X[:200]).score_samples(fresh)
     if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         np.testing.assert_array_equal(scores, expected)
     assert np.isfinite(scores).all()
@@ -1077,7 +1084,7 @@ def test_verbose_prints_blocks(X, capsys, n):
         assert row[4:6] == ["-", "-"]
     moved = tables[1] or tables[0]
     assert [row[3] for row in moved] == [f"{m:.3f}" for m in density.movements_]
-    quick().fit(X[:n])
+    quick(max_blocks=1, max_iter=2).fit(X[:n])
     assert capsys.readouterr().out == ""
 
 
@@ -1138,8 +1145,8 @@ def test_normal_fits_do_not_warn(X):
         warnings.simplefilter("error", UserWarning)
         warnings.simplefilter("error", RuntimeWarning)
         for samples in (X[:100], X[:1100], normal(100, 5)):
-            quick().fit(samples)
-            quick(early_stopping=False).fit(samples)
+            quick(max_iter=5).fit(samples)
+            quick(max_iter=5, early_stopping=False).fit(samples)
 
 
 @pytest.mark.parametrize("value", [1.1e300, -1.7e308])
@@ -1166,7 +1173,9 @@ def test_samples_of_the_largest_numbers(density):
 @pytest.mark.parametrize("n", [200, 1100])
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_a_warm_start_goes_on(X, n, early_stopping):
-    density = quick(max_blocks=1, warm_start=True, early_stopping=early_stopping)
+    density = quick(
+        max_blocks=1, max_iter=3, warm_start=True, early_stopping=early_stopping
+    )
     schedule = JKOSchedule(free_block=False)
     density.set_params(schedule=schedule).fit(X[:n])
     first, n_iter = density.flow_.blocks[0], density.n_iter_
@@ -1185,7 +1194,7 @@ def test_a_warm_start_goes_on(X, n, early_stopping):
 
 
 def test_a_warm_start_needs_the_same_samples_and_more_to_do(X):
-    density = quick(max_blocks=1, warm_start=True).fit(X[:200])
+    density = quick(max_blocks=1, max_iter=3, warm_start=True).fit(X[:200])
     with pytest.warns(UserWarning, match="Nothing to train"):
         density.fit(X[:200])
     density.set_params(max_blocks=2)

@@ -20,9 +20,8 @@ def small_density(**parameters):
 
 
 def estimators():
-    """Densities with validation and without, and detectors."""
+    """A density without validation, and detectors."""
     yield small_density(max_blocks=2, early_stopping=False)
-    yield small_density(max_blocks=1, transforms=None)
     # Some checks want outliers among some hundred samples.
     for density in (
         small_density(max_blocks=1, early_stopping=False),
@@ -38,8 +37,9 @@ def test_sklearn_check(estimator, check):
     check(estimator)
 
 
-# Those of the fitted model, and of what it is fitted to. The others are about
-# parameters, and about data that are refused before anything is selected.
+# Those of the fitted model, and of what it is fitted to, for fits with validation. The
+# others are about parameters, and about data that are refused before anything is
+# selected.
 OF_MODELS = [
     "check_dict_unchanged",
     "check_dont_overwrite_parameters",
@@ -58,10 +58,19 @@ OF_MODELS = [
 
 
 @pytest.mark.parametrize("check", OF_MODELS)
-@pytest.mark.parametrize("init", ["mixture", "auto"])
-def test_sklearn_check_of_what_is_selected(init, check):
-    density = small_density(init=init, transforms="auto", max_blocks=1)
+@pytest.mark.parametrize(
+    "init, transforms", [("gaussian", None), ("mixture", "auto"), ("auto", "auto")]
+)
+def test_sklearn_check_of_what_is_selected(init, transforms, check):
+    density = small_density(init=init, transforms=transforms, max_blocks=1)
     getattr(estimator_checks, check)("JKOFlowDensity", density)
+
+
+def test_sklearn_check_of_weights_with_validation():
+    density = small_density(max_blocks=1, transforms=None)
+    estimator_checks.check_sample_weight_equivalence_on_dense_data(
+        "JKOFlowDensity", density
+    )
 
 
 def test_checks_run_on_trained_blocks():

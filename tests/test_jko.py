@@ -535,9 +535,9 @@ def test_all_rounds_run_in_full_without_validation():
 
 
 def test_a_trainer_follows_the_decisions_of_another():
-    settings = {"n": 500, "max_iter": 15, "batch_size": 250}
+    settings = {"n": 500, "max_iter": 5, "batch_size": 250}
     decided = planar(**settings)
-    decided.grow((0.5, 1.0, math.inf), plan=plan(15, 15, 15))
+    decided.grow((0.5, 1.0, math.inf), plan=plan(5, 5, 5))
     decided.reparameterize(8.0)
     decided.refine()
     follower = planar(**settings, validation=False)

@@ -10,7 +10,7 @@ from skjko.transforms import MarginalMixtures, Radial, Whitening
 
 SMALL = {"max_blocks": 2, "max_iter": 40, "init": "gaussian", "random_state": 0}
 # Where divergences have no closed form, which take most of the time of a test.
-BRIEF = {"max_blocks": 1, "max_iter": 15}
+BRIEF = {"max_blocks": 1, "max_iter": 15, "early_stopping": False}
 
 
 def heavy_tails(n, seed):

@@ -42,22 +42,23 @@ def test_repeated_rows_are_rows_with_weights(early_stopping):
     X = normal(200)
     counts = np.random.RandomState(1).randint(1, 5, len(X))
     order = np.random.RandomState(2).permutation(counts.sum())
-    one = quick(early_stopping=early_stopping).fit(X, sample_weight=counts)
-    many = quick(early_stopping=early_stopping).fit(np.repeat(X, counts, 0)[order])
+    brief = {"max_iter": 10, "early_stopping": early_stopping}
+    one = quick(**brief).fit(X, sample_weight=counts)
+    many = quick(**brief).fit(np.repeat(X, counts, 0)[order])
     np.testing.assert_array_equal(one.score_samples(X), many.score_samples(X))
 
 
 def test_weights_of_copies_are_added():
     X, weight = normal(100), np.random.RandomState(1).uniform(1, 2, 100)
-    one = quick().fit(X, sample_weight=weight)
+    one = quick(max_iter=5).fit(X, sample_weight=weight)
     split = np.r_[0.25 * weight, 0.75 * weight]
-    two = quick().fit(np.r_[X, X], sample_weight=split)
+    two = quick(max_iter=5).fit(np.r_[X, X], sample_weight=split)
     np.testing.assert_allclose(one.score_samples(X), two.score_samples(X), rtol=1e-6)
 
 
 def test_a_model_does_not_depend_on_the_order_of_the_rows():
     X = normal(150)
-    one, other = quick().fit(X), quick().fit(X[::-1].copy())
+    one, other = (quick(max_iter=5).fit(rows) for rows in (X, X[::-1].copy()))
     np.testing.assert_array_equal(one.score_samples(X), other.score_samples(X))
 
 
@@ -89,8 +90,8 @@ def test_ties_in_discrete_features_are_no_copies():
     assert groups is None
     # Beside a continuous feature rows are equal in both, or not at all.
     mixed = np.c_[counts[:100, 0], normal(100)[:, 0]]
-    one = quick().fit(mixed).score_samples(mixed)
-    twice = quick().fit(np.r_[mixed, mixed]).score_samples(mixed)
+    one = quick(max_iter=5).fit(mixed).score_samples(mixed)
+    twice = quick(max_iter=5).fit(np.r_[mixed, mixed]).score_samples(mixed)
     np.testing.assert_array_equal(one, twice)
 
 

@@ -67,7 +67,7 @@ def test_no_blocks_behind_a_mixture_are_the_mixture(clusters):
 @pytest.mark.parametrize("n", [300, 1500])
 def test_the_better_start_is_chosen(clusters, n):
     X, T = clusters[0][:n], clusters[1]
-    settings = {"field": MLPField((8, 8)), "max_iter": 30, "max_blocks": 1}
+    settings = {"field": MLPField((8, 8)), "max_iter": 10, "max_blocks": 1}
     scores = {}
     for init in ("auto", "gaussian", "mixture"):
         density = JKOFlowDensity(init=init, random_state=0, **settings).fit(X)
@@ -200,7 +200,7 @@ def test_no_worse_than_a_mixture_of_scikit_learn(load):
     X = X + 0.05 * rng.standard_normal(X.shape)
     order = rng.permutation(len(X))
     test, train = np.split(X[order], [len(X) // 4])
-    settings = {"field": MLPField((32, 32)), "max_blocks": 1, "max_iter": 100}
+    settings = {"field": MLPField((32, 32)), "max_blocks": 1, "max_iter": 40}
     density = JKOFlowDensity(random_state=0, **settings).fit(train)
     candidates = [
         GaussianMixture(k, reg_covar=r, random_state=0).fit(train)

@@ -46,7 +46,7 @@ def quick(**parameters):
     defaults = {
         "max_blocks": 2,
         "field": MLPField((8, 8)),
-        "max_iter": 8,
+        "max_iter": 4,
         "learning_rate_init": 0.05,
         "solver": RungeKutta(n_steps=1),
         "bounds": {3: (0, None)},

@@ -84,6 +84,39 @@ def false_alarm_threshold(calibration: Floats, rate: float) -> float:
     return float(calibration[k - 1]) if k > 0 else -math.inf
 
 
+def threshold_of(calibration: Floats, rate: float) -> tuple[float, str | None]:
+    """Threshold of a detector for a rate of false alarms, and what to warn of.
+
+    Parameters
+    ----------
+    calibration : ndarray of shape (n_calibration,)
+        Sorted scores.
+    rate : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    threshold : float
+        The lowest score where there are too few for the rate.
+    warning : str or None
+    """
+    threshold = false_alarm_threshold(calibration, rate)
+    if threshold > -math.inf:
+        return threshold, None
+    n, needed = len(calibration), math.ceil(1 / rate) - 1
+    if n >= needed:
+        return threshold, (
+            f"{np.isneginf(calibration).sum()} of {n} calibration samples have a "
+            "log-density of -inf, as outside of the bounds. That is more than a "
+            f"false_alarm_rate of {rate} allows, and no sample is an outlier now. "
+            "Correct or drop them, or fit with wider bounds."
+        )
+    return float(calibration[0]), (
+        f"{n} calibration samples are too few for a false_alarm_rate of {rate}: that "
+        f"takes {needed}. The threshold is the lowest of their scores."
+    )
+
+
 def weighted_quantile(values: Floats, weight: Floats, q: float) -> float:
     """Quantile of weighted values; for equal weights that of NumPy.
 

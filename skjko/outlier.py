@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from skjko.base import new_estimator, set_names, table_of
-from skjko.calibration import false_alarm_threshold, weighted_quantile
+from skjko.calibration import threshold_of, weighted_quantile
 from skjko.callback_support import CallbackSupport
 from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
@@ -25,7 +25,8 @@ from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
 from skjko.kernel_density import KernelDensity, least_dense
 from skjko.outlier_density import default_density, set_support
-from skjko.outlier_scores import N_SAMPLES, RATE, OutlierScores
+from skjko.outlier_reasons import OutlierReasons
+from skjko.outlier_scores import N_SAMPLES, RATE
 from skjko.support import Support
 from skjko.transforms.base import is_array, is_int
 from skjko.typing import Floats, Seed, State, typed
@@ -42,7 +43,7 @@ _BANDWIDTH, _BANDWIDTH_TO_TRIM = 0.5, 3.0
 
 
 class JKOFlowOutlierDetector(
-    OutlierScores, OutlierMixin, Saved, CallbackSupport, BaseEstimator
+    OutlierReasons, OutlierMixin, Saved, CallbackSupport, BaseEstimator
 ):
     """Outlier and novelty detection by the density of a normalizing flow (JKO-iFlow).
 
@@ -374,26 +375,11 @@ class JKOFlowOutlierDetector(
                 self._score(X), weight, self.false_alarm_rate
             )
         else:
-            self.offset_ = false_alarm_threshold(
+            self.offset_, warning = threshold_of(
                 self.calibration_scores_, self.false_alarm_rate
             )
-            n, rate = len(self.calibration_scores_), self.false_alarm_rate
-            n_outside = int(np.isneginf(self.calibration_scores_).sum())
-            needed = math.ceil(1 / rate) - 1
-            if self.offset_ == -math.inf and n >= needed:
-                warn_user(
-                    f"{n_outside} of {n} calibration samples have a log-density of "
-                    "-inf, as outside of the bounds. That is more than a "
-                    f"false_alarm_rate of {rate} allows, and no sample is an outlier "
-                    "now. Correct or drop them, or fit with wider bounds."
-                )
-            elif self.offset_ == -math.inf:
-                self.offset_ = float(self.calibration_scores_[0])
-                warn_user(
-                    f"{n} calibration samples are too few for a false_alarm_rate of "
-                    f"{rate}: that takes {needed}. The threshold is the lowest of "
-                    "their scores."
-                )
+            if warning is not None:
+                warn_user(warning)
 
     @classmethod
     def _classes(cls) -> dict[str, type]:

@@ -1,8 +1,7 @@
-"""What a fitted outlier detector says of samples: scores, p-values and reasons."""
+"""What a fitted outlier detector says of samples: scores, p-values and thresholds."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -21,14 +20,13 @@ from skjko.calibration import (
 )
 from skjko.data.frames import Table
 from skjko.density import JKOFlowDensity
-from skjko.explanation import conditional_gains
 from skjko.export.estimators import Exported, scorer
 from skjko.export.scorer import Detector
 from skjko.fitted_flow import draw, log_density
 from skjko.inputs import CheckedInput
 from skjko.kernel_density import KernelDensity
 from skjko.support import Support
-from skjko.typing import ArrayOrFrame, Floats, Seed
+from skjko.typing import Floats, Seed
 
 RATE = Interval(Real, 0, 1, closed="neither")
 """A rate, or a mass."""
@@ -358,82 +356,6 @@ class OutlierScores(CheckedInput, Exported):
         self._check_rate(mass, "mass", "hdr_threshold")
         self._check_count(n_samples, "n_samples", "hdr_threshold", least=1)
         return self._level(mass, n_samples, check_random_state(random_state))
-
-    def explain(self, X: ArrayLike) -> ArrayOrFrame:
-        """Tell which features make samples unusual.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples in the units of the data fitted.
-
-        Returns
-        -------
-        gains : ndarray of shape (n_samples, n_features), or DataFrame
-            What the score of the sample would gain if the feature had its best value
-            given all others; 0 where it has it already. In the units of
-            `score_samples`; in nats of log-density with `statistic="likelihood"` or
-            "typicality". A pandas DataFrame with the names of the features, and the
-            index of `X`, if the detector was fitted on one.
-
-        See Also
-        --------
-        most_likely_values : The values that would gain as much.
-
-        Notes
-        -----
-        Since p(x) = p(x_j | others) p(others), a gain in log-density is how much less
-        likely the value is than the best one, given the others. It needs no gradients
-        and no randomness, and about 40 scores a value. Two features that are wrong
-        together and vouch for each other gain little one by one.
-        """
-        return self._explanation(X, 0)
-
-    def most_likely_values(self, X: ArrayLike) -> ArrayOrFrame:
-        """Compute the most likely value of every feature given all others.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples in the units of the data fitted.
-
-        Returns
-        -------
-        values : ndarray of shape (n_samples, n_features), or DataFrame
-            To hold against those of `X`. Column by column: not a row of the data.
-            Within the bounds of `density`; discrete features have possible values.
-            Categories are codes in arrays.
-
-        See Also
-        --------
-        explain : What they would gain.
-        """
-        return self._explanation(X, 1)
-
-    def _explanation(self, X: ArrayLike, which: int) -> ArrayOrFrame:
-        index = getattr(X, "index", None) if hasattr(X, "iloc") else None
-        X = self._validated(X)
-        score, support = self._score, self.density_.support_
-        if self._fitted_statistic == "typicality":
-            score = partial(log_density, self.density_)
-
-        def possible(values: Floats, j: int) -> Floats:
-            rows = np.zeros((values.size, X.shape[1]))
-            rows[:, j] = values.ravel()
-            rounded = support.round(rows, support.lower, support.upper)
-            return rounded[:, j].reshape(values.shape)
-
-        values = conditional_gains(score, X, self._candidates, possible)[which]
-        if not self._returns_frame:
-            return values
-        import pandas as pd
-
-        frame = pd.DataFrame(values, index=index, columns=self.feature_names_in_)
-        if which == 1:
-            for j, column in self._categories.columns.items():
-                names = [column.values[int(code)] for code in values[:, j]]
-                frame[self.feature_names_in_[j]] = names
-        return frame
 
     def _check_rate(self, value: object, name: str, method: str) -> None:
         is_real = isinstance(value, Real) and not isinstance(value, bool)

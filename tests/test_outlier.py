@@ -185,6 +185,7 @@ def test_bad_parameters_of_the_density(X, name, value):
         "typicality",
         "explain",
         "most_likely_values",
+        "top",
     ],
 )
 def test_bad_rows_at_use(detector, method):
@@ -199,7 +200,7 @@ def test_bad_rows_at_use(detector, method):
 
 def test_scoring_changes_nothing(detector, X):
     before = pickle.dumps(detector)
-    for method in ("predict", "p_values", "typicality", "explain"):
+    for method in ("predict", "p_values", "typicality", "explain", "top"):
         getattr(detector, method)(X[:3])
     detector.hdr_threshold()
     detector.false_alarm_threshold(0.1)

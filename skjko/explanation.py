@@ -19,8 +19,8 @@ _MOST_CHANGES = 3
 # Bounds on the time that pairs take: features that are paired, by distances alone;
 # pairs that are scored; and the values of each.
 _N_IN_PAIRS, _N_PAIRS, _N_NEAREST = 40, 20, 16
-# Share that a pair leaves, at most, of what one feature lacks to the level.
-_GAP_OF_PAIR = 0.5
+# Share of the distance to what is usual that is not worth another feature.
+_NEGLIGIBLE = 0.1
 # Another feature would do as well if it gains this share of what the first gains.
 _AS_GOOD = 0.8
 # Standard deviations from which on what is farther is as far.
@@ -108,7 +108,7 @@ class Changes:
     expected : ndarray of shape (d,)
         The values that these features should have; those of the sample elsewhere.
     is_enough : bool
-        Whether the sample with the features changed reaches the level.
+        Whether the sample with the features changed is usual enough.
     """
 
     columns: list[int]
@@ -123,27 +123,31 @@ def smallest_changes(
     candidates: Floats,
     possible: Callable[[Floats, int], Floats],
     references: Floats,
+    low: float,
     level: float,
 ) -> Changes:
     """Few features that, changed to their best values, make a sample usual.
 
-    The search is greedy. It changes the feature that gains most, or, where one is not
-    enough, the pair that gains most: two wrong features that agree with each other gain
-    little one by one. In the end it puts back what was not needed.
+    The search is greedy: it changes the feature that gains most, then the next one.
+    Where that does not make the sample usual it starts with the best pair instead, for
+    two wrong features that agree with each other gain little one by one. In the end it
+    puts back what was not needed.
+
+    A sample is usual at a level of its score. One that is far from it is usual enough
+    when a tenth of the distance is left, if that is not too low.
 
     Parameters
     ----------
     log_density : callable
         From samples (n, d) to values (n,).
     x : ndarray of shape (d,)
-        A sample below the level.
     candidates, possible
         As `conditional_gains` takes them.
     references : ndarray of shape (n_references, d)
         Usual samples. A pair of features is given values of those of them that are near
         in all other features.
-    level : float
-        Log-density from which on a sample is usual.
+    low, level : float
+        Scores that are usual enough after much change, and after little.
 
     Returns
     -------
@@ -163,45 +167,53 @@ def smallest_changes(
             row = conditional_gains(*given)[1][0]
         return row
 
+    start = score(x)
+    enough = level
+    if np.isfinite(start):
+        enough = max(level - _NEGLIGIBLE * (level - start), low)
     middle, spread = np.median(references, axis=0), references.std(axis=0)
     spread[spread == 0] = 1.0
-    first = gains, best = one_by_one(x)
-    changed, columns, now = x, list[int](), score(x)
-    while len(columns) < _MOST_CHANGES and now < level:
-        if columns:
-            gains, best = one_by_one(changed)
-        taken = [int(gains.argmax())]
-        if gains[taken] == 0 and np.isneginf(now):
-            # Outside in several features, none of which gains anything alone.
-            away = np.abs((changed - middle) / spread)
-            away[columns] = -1.0
-            taken, best = [int(away.argmax())], middle
-        other = _with(changed, taken, best)
-        reached = score(other)
-        if reached < level and len(x) > 1 and len(columns) + 2 <= _MOST_CHANGES:
-            far = np.minimum(np.abs((references - changed) / spread), _FARTHEST)
-            pair, both = _best_pair(log_density, changed, references, far**2)
-            both = refined(both, pair)
-            if level - score(both) <= _GAP_OF_PAIR * (level - reached):
-                taken, other, reached = pair, both, score(both)
-        if reached <= now and np.isfinite(now):
-            break
-        columns += [k for k in taken if k not in columns]
-        changed = refined(other, columns)
+    first = one_by_one(x)
+
+    def grown(changed: Floats, columns: list[int]) -> tuple[Floats, list[int]]:
+        """Change one feature after the other, and put back what is not needed."""
         now = score(changed)
-    for k in list(columns):
-        others = [j for j in columns if j != k]
-        back = refined(_with(changed, [k], x), others)
-        if others and score(back) >= min(level, now):
-            changed, columns, now = back, others, score(back)
-    alternative, is_enough = None, now >= level
+        while len(columns) < _MOST_CHANGES and now < enough:
+            gains, best = one_by_one(changed) if columns else first
+            gains = np.where(np.isin(np.arange(len(x)), columns), -1.0, gains)
+            j = int(gains.argmax())
+            if gains[j] <= 0 and np.isneginf(now):
+                # Outside in several features, none of which gains anything alone.
+                away = np.abs((changed - middle) / spread)
+                away[columns] = -1.0
+                j, best = int(away.argmax()), middle
+            elif gains[j] <= (_NEGLIGIBLE * (level - now) if columns else 0.0):
+                break
+            columns = [*columns, j]
+            changed = refined(_with(changed, [j], best), columns)
+            now = score(changed)
+        for k in columns:
+            others = [j for j in columns if j != k]
+            back = refined(_with(changed, [k], x), others)
+            if others and score(back) >= min(enough, score(changed)):
+                changed, columns = back, others
+        return changed, columns
+
+    changed, columns = grown(x, [])
+    if score(changed) < enough and len(x) > 1:
+        far = np.minimum(np.abs((references - x) / spread), _FARTHEST)
+        pair, both = _best_pair(log_density, x, references, far**2)
+        both, others = grown(refined(both, pair), pair)
+        if score(both) >= enough:
+            changed, columns = both, others
+    is_enough, alternative = score(changed) >= enough, None
     if len(columns) == 1:
         gains, best = first
-        others = np.where(np.arange(len(x)) == columns[0], 0.0, gains)
-        k = int(others.argmax())
-        if others[k] > 0 and others[k] >= _AS_GOOD * gains[columns[0]]:
+        rivals = np.where(np.arange(len(x)) == columns[0], 0.0, gains)
+        k = int(rivals.argmax())
+        if rivals[k] > 0 and rivals[k] >= _AS_GOOD * gains[columns[0]]:
             alternative, changed = k, _with(changed, [k], best)
-    return Changes(columns, alternative, changed, is_enough)
+    return Changes(columns, alternative, changed, bool(is_enough))
 
 
 def _with(x: Floats, columns: list[int], values: Floats) -> Floats:

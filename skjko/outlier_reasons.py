@@ -13,17 +13,19 @@ from numpy.typing import ArrayLike
 from skjko.calibration import conformal_p_values
 from skjko.explanation import Changes, conditional_gains, smallest_changes
 from skjko.fitted_flow import draw, log_density
-from skjko.outlier_scores import OutlierScores
+from skjko.outlier_calibration import CalibratedScores
 from skjko.typing import ArrayOrFrame, Floats
 
-# Own samples that `top` compares with, and the share of them that is below what it
-# calls usual: reasons end there.
-_N_REFERENCES, _USUAL = 500, 0.25
+# Own samples that `top` takes values of pairs from.
+_N_REFERENCES = 500
+# Shares of the calibration samples that score lower than what is usual, after much
+# change and after little.
+_USUAL = (0.05, 0.25)
 # Names of features in columns of their own.
 _N_REASONS = 3
 
 
-class OutlierReasons(OutlierScores):
+class OutlierReasons(CalibratedScores):
     """Methods of a fitted detector that name features."""
 
     def explain(self, X: ArrayLike) -> ArrayOrFrame:
@@ -150,12 +152,14 @@ class OutlierReasons(OutlierScores):
         Notes
         -----
         Reasons are the few features, at most three, that would have to change for the
-        sample to score higher than a quarter of the model's own samples [1]_. They are
-        found one by one, and in pairs where one is not enough. "or" stands between two
-        features that contradict each other: a change of one gains about as much as a
-        change of the other, and nothing in the data says which is wrong. In the same
-        way two wrong features that agree look like a wrong third one that depends on
-        both, unless their values are unusual by themselves.
+        sample to score higher than a quarter of the calibration samples, or nearly so
+        [1]_ (of the model's own samples, if there are none). They are found one by one,
+        and in pairs where that is not enough.
+
+        "or" stands between two features that contradict each other: a change of one
+        gains about as much as a change of the other, and nothing in the data says which
+        is wrong. In the same way two wrong features that agree look like a wrong third
+        one that depends on both, unless their values are unusual by themselves.
 
         References
         ----------
@@ -187,11 +191,14 @@ class OutlierReasons(OutlierScores):
             )
         score = self._score_to_explain()
         references = draw(self.density_, _N_REFERENCES, np.random.RandomState(0))
-        level = float(np.quantile(score(references), _USUAL))
+        usual = self.calibration_scores_
+        if usual is None or self._fitted_statistic == "typicality":
+            usual = score(references)
+        low, level = np.quantile(usual, _USUAL, method="lower")
         sentences, names = [], np.full((len(rows), _N_REASONS), None, dtype=object)
         for i, x in enumerate(X[rows]):
             changes = smallest_changes(
-                score, x, self._candidates, self._possible, references, level
+                score, x, self._candidates, self._possible, references, low, level
             )
             # By typicality a sample can be an outlier for being too likely.
             is_low = scores[rows[i]] < self.offset_

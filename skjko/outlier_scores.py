@@ -1,4 +1,4 @@
-"""What a fitted outlier detector says of samples: scores, p-values and thresholds."""
+"""What a fitted outlier detector says of samples: scores and labels."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import false_discovery_control
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skjko.base import warn_outside
-from skjko.calibration import (
-    conformal_p_values,
-    false_alarm_threshold,
-    median_and_spread,
-)
+from skjko.calibration import median_and_spread
 from skjko.data.frames import Table
 from skjko.density import JKOFlowDensity
 from skjko.export.estimators import Exported, scorer
@@ -47,7 +42,7 @@ _ROUNDING = 1e-10
 
 
 class OutlierScores(CheckedInput, Exported):
-    """Methods of a fitted detector, around its density and its calibration scores."""
+    """Methods of a fitted detector that need its density and its kernels."""
 
     n_features_in_: int
     feature_names_in_: np.ndarray
@@ -56,7 +51,6 @@ class OutlierScores(CheckedInput, Exported):
     statistic: str
     n_iter_: int
     typical_log_density_: float
-    calibration_scores_: Floats | None
     _candidates: Floats
     _fitted_statistic: str
     _kernels: KernelDensity | None
@@ -205,90 +199,6 @@ class OutlierScores(CheckedInput, Exported):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def p_values(self, X: ArrayLike) -> Floats:
-        """Compute the probability that a normal sample scores as low as these.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples in the units of the data fitted.
-
-        Returns
-        -------
-        p : ndarray of shape (n_samples,)
-            Split-conformal p-values, at least `1 / (n_calibration + 1)`. For a sample
-            that comes from where the calibration samples come from, p is at most a with
-            probability at most a, whatever the distribution and the model, if the
-            calibration samples are drawn anew. Calibration samples with outliers among
-            them make p-values too large, never too small.
-
-        Raises
-        ------
-        ValueError
-            If there are no calibration samples.
-
-        See Also
-        --------
-        select : Outliers among many samples, with a bound on the false discoveries.
-        """
-        return conformal_p_values(self._told_score(X), self._calibrated())
-
-    def select(self, X: ArrayLike, fdr: float = 0.1) -> NDArray[np.bool_]:
-        """Select outliers with a bound on the rate of false discoveries.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples in the units of the data fitted: all that are tested together.
-        fdr : float, default=0.1
-            Bound on the expected share of normal samples among those selected.
-
-        Returns
-        -------
-        selected : ndarray of bool of shape (n_samples,)
-            By the procedure of Benjamini and Hochberg on `p_values`. The bound holds
-            for normal samples that are independent draws from where the calibration
-            samples come from [1]_, whatever the distribution and the model.
-
-        Raises
-        ------
-        ValueError
-            If there are no calibration samples, or `fdr` is out of its range.
-
-        Notes
-        -----
-        No p-value is below `1 / (n_calibration + 1)`. For k of m samples to be selected
-        it takes about `m / (k * fdr)` calibration samples.
-
-        References
-        ----------
-        .. [1] S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for outliers
-           with conformal p-values", Annals of Statistics 51(1), 2023.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skjko import JKOFlowDensity, JKOFlowOutlierDetector
-        >>> X = np.random.default_rng(0).standard_normal((600, 2))
-        >>> density = JKOFlowDensity(max_blocks=0).fit(X[:300])
-        >>> detector = JKOFlowOutlierDetector.from_density(density, X[300:])
-        >>> detector.select([[0.0, 0.1], [9.0, 9.0]])
-        array([False,  True])
-        """
-        check_is_fitted(self)
-        self._check_rate(fdr, "fdr", "select")
-        # Where the adjusted p-value is the rate itself, rounding must not decide.
-        p = false_discovery_control(self.p_values(X))
-        return p <= fdr * (1 + 1e-12)
-
-    def _calibrated(self) -> Floats:
-        if self.calibration_scores_ is None:
-            raise ValueError(
-                f"{type(self).__name__} has no calibration samples. Fit it with "
-                "calibration_fraction > 0 or X_calibration, or use from_density."
-            )
-        return self.calibration_scores_
-
     def typicality(self, X: ArrayLike) -> Floats:
         """Compute how near the log-densities of samples are to those of own samples.
 
@@ -304,29 +214,6 @@ class OutlierScores(CheckedInput, Exported):
         """
         log_densities = self._told_log_density(self._validated(X))
         return -np.abs(log_densities - self.typical_log_density_)
-
-    def false_alarm_threshold(self, rate: float) -> float:
-        """Score below which the p-value is at most a rate.
-
-        Parameters
-        ----------
-        rate : float
-            Between 0 and 1.
-
-        Returns
-        -------
-        threshold : float
-            For `score_samples`. -inf if there are less than `1 / rate - 1` calibration
-            samples.
-
-        Raises
-        ------
-        ValueError
-            If there are no calibration samples, or the rate is out of its range.
-        """
-        check_is_fitted(self)
-        self._check_rate(rate, "rate", "false_alarm_threshold")
-        return false_alarm_threshold(self._calibrated(), rate)
 
     def hdr_threshold(
         self, mass: float = 0.95, n_samples: int = 10_000, random_state: Seed = 0

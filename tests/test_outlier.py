@@ -186,6 +186,7 @@ def test_bad_parameters_of_the_density(X, name, value):
         "explain",
         "most_likely_values",
         "top",
+        "drift_test",
     ],
 )
 def test_bad_rows_at_use(detector, method):

@@ -115,9 +115,9 @@ def test_without_pandas_it_is_a_structured_array(detector, monkeypatch):
 def test_samples_far_out_in_several_features(detector):
     X = usual(2)
     X.loc[0, ["a", "e"]] = 1e200, -1e200
-    X.loc[1, ["a", "c", "d"]] = 1e9
+    X.loc[1, ["a", "d"]] = 1e9
     found = detector.top(X)
-    assert reasons(found) == [{"a", "e"}, {"a", "c", "d"}]
+    assert reasons(found) == [{"a", "e"}, {"a", "d"}]
     X.loc[:] = 1e6 * np.random.RandomState(0).standard_normal((2, 5))
     assert detector.top(X)["reasons"].str.endswith("are unusual too.").all()
 
@@ -150,7 +150,7 @@ def test_changes_of_a_function_that_is_known():
     candidates = np.quantile(usual, np.linspace(0, 1, 33), axis=0)
     x = np.array([5.0, 5.0, 0.5])
     changes = smallest_changes(
-        score, x, candidates, lambda values, j: values, usual, -1.0
+        score, x, candidates, lambda values, j: values, usual, -2.0, -1.0
     )
     assert changes.is_enough
     assert sorted(changes.columns) == [0, 1]

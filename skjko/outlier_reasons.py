@@ -1,4 +1,4 @@
-"""Why an outlier detector finds samples unusual: by single features, and in words."""
+"""An outlier detector in words, and why it finds samples unusual."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_is_fitted
 
 from skjko.calibration import conformal_p_values
 from skjko.explanation import Changes, conditional_gains, smallest_changes
 from skjko.fitted_flow import draw, log_density
 from skjko.outlier_calibration import CalibratedScores
+from skjko.summary import summarize_detector
 from skjko.typing import ArrayOrFrame, Floats
 
 # Own samples that `top` takes values of pairs from.
@@ -26,7 +28,7 @@ _N_REASONS = 3
 
 
 class OutlierReasons(CalibratedScores):
-    """Methods of a fitted detector that name features."""
+    """Methods of a fitted detector that explain."""
 
     def explain(self, X: ArrayLike) -> ArrayOrFrame:
         """Tell which features make samples unusual.
@@ -218,6 +220,20 @@ class OutlierReasons(CalibratedScores):
 
         index = rows if index is None else index[rows]
         return pd.DataFrame(found, index=index)
+
+    def summary(self) -> str:
+        """Describe the fitted detector in words.
+
+        Returns
+        -------
+        summary : str
+            What scores, with median and lower quartile of the log-densities that are
+            combined; the threshold; the calibration samples; and the density, as its
+            own `summary` describes it.
+        """
+        check_is_fitted(self)
+        n_kernels = 0 if self._kernels is None else len(self._kernels.centers)
+        return summarize_detector(self, self._fitted_statistic, n_kernels, self._scales)
 
     def _in_words(self, x: Floats, changes: Changes, is_low: bool) -> str:
         """A sentence about the features that make a sample unusual."""

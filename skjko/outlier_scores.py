@@ -41,6 +41,31 @@ _N_CANDIDATES = 33
 _ROUNDING = 1e-10
 
 
+def rounding_of(offset: float) -> float:
+    """Return how much of a difference to a threshold is rounding."""
+    return _ROUNDING * max(1.0, abs(offset) if np.isfinite(offset) else 0.0)
+
+
+def decisions(scores: Floats, offset: float) -> Floats:
+    """Return scores less a threshold, 0 where they are equal up to rounding.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+    offset : float
+
+    Returns
+    -------
+    decisions : ndarray of shape (n,)
+        Negative for outliers.
+    """
+    with np.errstate(invalid="ignore"):
+        decision = np.where(scores == offset, 0.0, scores - offset)
+    # The rounding of a score depends on its batch; the side of a sample at the
+    # threshold, which is the score of a sample, must not.
+    return np.where(np.abs(decision) <= rounding_of(offset), 0.0, decision)
+
+
 class OutlierScores(CheckedInput, Exported):
     """Methods of a fitted detector that need its density and its kernels."""
 
@@ -159,17 +184,7 @@ class OutlierScores(CheckedInput, Exported):
         decision : ndarray of shape (n_samples,)
             `score_samples` less `offset_`; 0 where they are equal, -inf too.
         """
-        scores = self.score_samples(X)
-        with np.errstate(invalid="ignore"):
-            decision = np.where(scores == self.offset_, 0.0, scores - self.offset_)
-        # The rounding of a score depends on its batch; the side of a sample at the
-        # threshold, which is the score of a sample, must not.
-        return np.where(np.abs(decision) <= self._rounding, 0.0, decision)
-
-    @property
-    def _rounding(self) -> float:
-        size = abs(self.offset_) if np.isfinite(self.offset_) else 0.0
-        return _ROUNDING * max(1.0, size)
+        return decisions(self.score_samples(X), self.offset_)
 
     def _scoring_module(self) -> tuple[Detector, tuple[str, ...]]:
         is_typical = self._fitted_statistic == "typicality"
@@ -180,7 +195,7 @@ class OutlierScores(CheckedInput, Exported):
             self._kernels,
             self._scales,
             self.offset_,
-            self._rounding,
+            rounding_of(self.offset_),
         )
         return module, ("score", "decision")
 

@@ -245,9 +245,12 @@ class OutlierReasons(CalibratedScores):
             return "As usual as other samples."
 
         def told(j: int) -> str:
-            label = self._table.label(j)
-            now, expected = (self._in_word(j, one[j]) for one in (x, changes.expected))
-            return f"{label} is {now} where {expected} is expected"
+            values = x[j], changes.expected[j]
+            for digits in (4, 7, 17):
+                now, expected = (self._in_word(j, v, digits) for v in values)
+                if now != expected:
+                    break
+            return f"{self._table.label(j)} is {now} where {expected} is expected"
 
         if changes.alternative is None:
             text = " and ".join(map(told, changes.columns))
@@ -256,10 +259,10 @@ class OutlierReasons(CalibratedScores):
         rest = "" if changes.is_enough else ", and other features are unusual too"
         return f"{text[0].upper()}{text[1:]}{rest}."
 
-    def _in_word(self, j: int, value: float) -> str:
-        """A value of a feature, in a few digits."""
+    def _in_word(self, j: int, value: float, digits: int) -> str:
+        """A value of a feature."""
         is_coded = j in self._categories.columns
-        return self._table.value(j, value) if is_coded else f"{value:.4g}"
+        return self._table.value(j, value) if is_coded else f"{value:.{digits}g}"
 
 
 def _index_of(X: Any) -> Any:

@@ -78,6 +78,19 @@ def test_two_features_that_contradict_each_other():
     assert usual["reasons"].iloc[0] == "As usual as other samples."
 
 
+def test_values_are_told_in_as_many_digits_as_it_takes():
+    a = 1000 + np.random.RandomState(0).standard_normal(500)
+    table = np.column_stack(
+        [a, a + 1e-4 * np.random.RandomState(1).standard_normal(500)]
+    )
+    density = JKOFlowDensity(init="gaussian", max_blocks=0, discrete=None)
+    detector = JKOFlowOutlierDetector(density=density, random_state=0).fit(table)
+    (sentence,) = detector.top([[1000.12, 1000.13]])["reasons"]
+    told = re.findall(r"is (\S+) where (\S+) is expected", sentence)
+    assert told
+    assert all(now != expected for now, expected in told)
+
+
 def test_categories_are_told_by_name():
     table = rows(400)[["a", "b"]]
     table["kind"] = np.where(table["a"] > 0, "high", "low")

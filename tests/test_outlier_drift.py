@@ -93,6 +93,7 @@ def test_many_rows_take_the_asymptotic_distribution(density):
     assert found.score_p_value == pytest.approx(exact.pvalue, abs=0.03)
 
 
+@pytest.mark.filterwarnings("ignore:The effective number")
 def test_equal_rows_count_once_where_they_did_in_calibration(density):
     """A row that is half of all is no drift: neither here nor there."""
     rng = np.random.RandomState(2)

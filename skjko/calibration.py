@@ -5,9 +5,13 @@
 import math
 
 import numpy as np
+from scipy.stats import ks_2samp
 
 from skjko.typing import Floats
 
+# Products of two numbers of samples up to which the distribution of the statistic of
+# Kolmogorov and Smirnov is the exact one: beyond, the asymptotic one is as good.
+_MOST_FOR_EXACT = 1_000_000
 # In place of minus infinity, where values are interpolated.
 _LOWEST = -1e300
 
@@ -82,6 +86,59 @@ def false_alarm_threshold(calibration: Floats, rate: float) -> float:
     # The product may fall short of the integer that it is by rounding.
     k = math.floor(rate * (len(calibration) + 1) * (1 + 1e-12))
     return float(calibration[k - 1]) if k > 0 else -math.inf
+
+
+def two_sample_test(new: Floats, usual: Floats) -> tuple[float, float]:
+    """Two-sample test of Kolmogorov and Smirnov; ties make its p-value larger.
+
+    Parameters
+    ----------
+    new : ndarray of shape (n,)
+    usual : ndarray of shape (m,)
+        Finite or -inf, as the others.
+
+    Returns
+    -------
+    statistic, p_value : float
+        The largest difference between the two distribution functions, and how often it
+        is as large for two samples of one distribution.
+    """
+    is_small = len(new) * len(usual) <= _MOST_FOR_EXACT
+    result = ks_2samp(new, usual, method="exact" if is_small else "asymp")
+    return float(result.statistic), float(result.pvalue)
+
+
+def threshold_of(calibration: Floats, rate: float) -> tuple[float, str | None]:
+    """Threshold of a detector for a rate of false alarms, and what to warn of.
+
+    Parameters
+    ----------
+    calibration : ndarray of shape (n_calibration,)
+        Sorted scores.
+    rate : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    threshold : float
+        The lowest score where there are too few for the rate.
+    warning : str or None
+    """
+    threshold = false_alarm_threshold(calibration, rate)
+    if threshold > -math.inf:
+        return threshold, None
+    n, needed = len(calibration), math.ceil(1 / rate) - 1
+    if n >= needed:
+        return threshold, (
+            f"{np.isneginf(calibration).sum()} of {n} calibration samples have a "
+            "log-density of -inf, as outside of the bounds. That is more than a "
+            f"false_alarm_rate of {rate} allows, and no sample is an outlier now. "
+            "Correct or drop them, or fit with wider bounds."
+        )
+    return float(calibration[0]), (
+        f"{n} calibration samples are too few for a false_alarm_rate of {rate}: that "
+        f"takes {needed}. The threshold is the lowest of their scores."
+    )
 
 
 def weighted_quantile(values: Floats, weight: Floats, q: float) -> float:

@@ -262,8 +262,10 @@ def outliers(
     more normal, with --model "p_value", and "outlier". p-values hold for rows that the
     detector was not fitted on.
     """
+    from skjko.calibration import conformal_p_values
     from skjko.outlier import JKOFlowOutlierDetector
     from skjko.outlier_density import default_density
+    from skjko.outlier_scores import decisions
 
     if model is not None:
         for name, value in (("--contamination", contamination), ("--save", save)):
@@ -294,12 +296,17 @@ def outliers(
             estimator.fit(X)
         if save is not None:
             _save(estimator, save)
-    result = {"row": rows, "score": estimator.score_samples(X)}
-    flags = estimator.predict(X) == -1
-    if model is not None and estimator.calibration_scores_ is not None:
-        result["p_value"] = estimator.p_values(X)
+    # Scores take the time, and everything else follows from them.
+    scores = estimator.score_samples(X)
+    result = {"row": rows, "score": scores}
+    flags = decisions(scores, estimator.offset_) < 0
+    calibration = estimator.calibration_scores_
+    if model is not None and calibration is not None:
+        result["p_value"] = conformal_p_values(scores, calibration)
     if false_alarm_rate is not None:
-        flags = estimator.p_values(X) <= false_alarm_rate
+        # Which raises an error where there are no calibration samples.
+        estimator.false_alarm_threshold(false_alarm_rate)
+        flags = result["p_value"] <= false_alarm_rate
     result["outlier"] = flags
     if reasons:
         # Of the outliers alone: a row takes thousands of scores.

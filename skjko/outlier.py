@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from skjko.base import new_estimator, set_names, table_of
-from skjko.calibration import false_alarm_threshold, weighted_quantile
+from skjko.calibration import threshold_of, weighted_quantile
 from skjko.callback_support import CallbackSupport
 from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
@@ -24,15 +24,14 @@ from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
 from skjko.kernel_density import KernelDensity, least_dense
+from skjko.outlier_calibration import MAX_CALIBRATION_ROWS
 from skjko.outlier_density import default_density, set_support
-from skjko.outlier_scores import N_SAMPLES, RATE, OutlierScores
+from skjko.outlier_reasons import OutlierReasons
+from skjko.outlier_scores import N_SAMPLES, RATE
 from skjko.support import Support
 from skjko.transforms.base import is_array, is_int
 from skjko.typing import Floats, Seed, State, typed
 
-# Calibration samples beyond this number would only cost training samples: with as many,
-# the rate of false alarms at 5 % is known to 0.3 %.
-_MAX_CALIBRATION_ROWS = 5000
 # Scales of scores take so many samples at least, but no larger share of them.
 _LEAST_TO_SCALE, _MOST_TO_SCALE = 20, 0.2
 
@@ -42,7 +41,7 @@ _BANDWIDTH, _BANDWIDTH_TO_TRIM = 0.5, 3.0
 
 
 class JKOFlowOutlierDetector(
-    OutlierScores, OutlierMixin, Saved, CallbackSupport, BaseEstimator
+    OutlierReasons, OutlierMixin, Saved, CallbackSupport, BaseEstimator
 ):
     """Outlier and novelty detection by the density of a normalizing flow (JKO-iFlow).
 
@@ -248,11 +247,13 @@ class JKOFlowOutlierDetector(
         learned = density.bounds, density.discrete, type(density).__name__
         support = Support.learn(X, self._table, *learned)
         support.check(X, self._table)
+        n_given = len(X)
         X, weight, groups = repeats.distinct(
             X, weight, groups, support.grid.step == 0, support.is_tied
         )
+        is_distinct = X_calibration is None and len(X) < n_given
         rng, train = check_random_state(self.random_state), np.arange(len(X))
-        n_aside = min(int(self.calibration_fraction * len(X)), _MAX_CALIBRATION_ROWS)
+        n_aside = min(int(self.calibration_fraction * len(X)), MAX_CALIBRATION_ROWS)
         if X_calibration is not None:
             X_calibration = self._checked(X_calibration, "X_calibration")
         else:
@@ -281,7 +282,7 @@ class JKOFlowOutlierDetector(
                 self.density_ = density.fit(X[train], **fit_params)
             self._describe(from_pandas, rng, support)
             self._set_kernels(kernels, X[train], X[held_out])
-            self._calibrate(X_calibration)
+            self._calibrate(X_calibration, is_distinct)
             self._set_offset(X, weight, rng)
         return self
 
@@ -356,11 +357,6 @@ class JKOFlowOutlierDetector(
         self._set_offset(X, np.ones(len(X)), rng)
         return self
 
-    def _calibrate(self, X_calibration: Floats | None) -> None:
-        self.calibration_scores_ = (
-            None if X_calibration is None else np.sort(self._score(X_calibration))
-        )
-
     def _set_offset(
         self, X: Floats, weight: Floats, rng: np.random.RandomState
     ) -> None:
@@ -374,26 +370,11 @@ class JKOFlowOutlierDetector(
                 self._score(X), weight, self.false_alarm_rate
             )
         else:
-            self.offset_ = false_alarm_threshold(
+            self.offset_, warning = threshold_of(
                 self.calibration_scores_, self.false_alarm_rate
             )
-            n, rate = len(self.calibration_scores_), self.false_alarm_rate
-            n_outside = int(np.isneginf(self.calibration_scores_).sum())
-            needed = math.ceil(1 / rate) - 1
-            if self.offset_ == -math.inf and n >= needed:
-                warn_user(
-                    f"{n_outside} of {n} calibration samples have a log-density of "
-                    "-inf, as outside of the bounds. That is more than a "
-                    f"false_alarm_rate of {rate} allows, and no sample is an outlier "
-                    "now. Correct or drop them, or fit with wider bounds."
-                )
-            elif self.offset_ == -math.inf:
-                self.offset_ = float(self.calibration_scores_[0])
-                warn_user(
-                    f"{n} calibration samples are too few for a false_alarm_rate of "
-                    f"{rate}: that takes {needed}. The threshold is the lowest of "
-                    "their scores."
-                )
+            if warning is not None:
+                warn_user(warning)
 
     @classmethod
     def _classes(cls) -> dict[str, type]:
@@ -426,6 +407,8 @@ class JKOFlowOutlierDetector(
             "n_trimmed": int(self.n_trimmed_),
             "candidates": self._candidates,
             "calibration_scores": self.calibration_scores_,
+            "calibration_rows": self._calibration_rows,
+            "is_distinct": bool(self._is_distinct),
         }
 
     @classmethod
@@ -461,17 +444,11 @@ class JKOFlowOutlierDetector(
         self._table = state["table"]
         self._table.check(d, state["feature_names_in"])
         self._categories = self._table.categories
-        scores, offset = state["calibration_scores"], state["offset"]
-        is_sorted = scores is None or (
-            is_array(scores, (None,), finite=False)
-            and len(scores) > 0
-            and not np.isnan(scores).any()
-            and (scores[1:] >= scores[:-1]).all()
-        )
+        self._restore_calibration(state, d)
+        offset = state["offset"]
         numbers = (offset, state["typical_log_density"])
         if not (
-            is_sorted
-            and all(isinstance(n, float) and not math.isnan(n) for n in numbers)
+            all(isinstance(n, float) and not math.isnan(n) for n in numbers)
             and is_int(state["n_trimmed"], 0)
             and is_array(state["candidates"], (None, d))
             and len(state["candidates"]) > 0
@@ -494,7 +471,6 @@ class JKOFlowOutlierDetector(
         elif kernels is not None or scales:
             raise ValueError("the statistic has no kernels")
         self._kernels, self._scales = kernels, scales
-        self.calibration_scores_ = scores
         self._fitted_statistic = state["statistic"]
         self._returns_frame = state["returns_frame"]
         return self

@@ -1,34 +1,27 @@
-"""What a fitted outlier detector says of samples: scores, p-values and reasons."""
+"""What a fitted outlier detector says of samples: scores and labels."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
-from functools import partial
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import false_discovery_control
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skjko.base import warn_outside
-from skjko.calibration import (
-    conformal_p_values,
-    false_alarm_threshold,
-    median_and_spread,
-)
+from skjko.calibration import median_and_spread
 from skjko.data.frames import Table
 from skjko.density import JKOFlowDensity
-from skjko.explanation import conditional_gains
 from skjko.export.estimators import Exported, scorer
 from skjko.export.scorer import Detector
 from skjko.fitted_flow import draw, log_density
 from skjko.inputs import CheckedInput
 from skjko.kernel_density import KernelDensity
 from skjko.support import Support
-from skjko.typing import ArrayOrFrame, Floats, Seed
+from skjko.typing import Floats, Seed
 
 RATE = Interval(Real, 0, 1, closed="neither")
 """A rate, or a mass."""
@@ -48,8 +41,33 @@ _N_CANDIDATES = 33
 _ROUNDING = 1e-10
 
 
+def rounding_of(offset: float) -> float:
+    """Return how much of a difference to a threshold is rounding."""
+    return _ROUNDING * max(1.0, abs(offset) if np.isfinite(offset) else 0.0)
+
+
+def decisions(scores: Floats, offset: float) -> Floats:
+    """Return scores less a threshold, 0 where they are equal up to rounding.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+    offset : float
+
+    Returns
+    -------
+    decisions : ndarray of shape (n,)
+        Negative for outliers.
+    """
+    with np.errstate(invalid="ignore"):
+        decision = np.where(scores == offset, 0.0, scores - offset)
+    # The rounding of a score depends on its batch; the side of a sample at the
+    # threshold, which is the score of a sample, must not.
+    return np.where(np.abs(decision) <= rounding_of(offset), 0.0, decision)
+
+
 class OutlierScores(CheckedInput, Exported):
-    """Methods of a fitted detector, around its density and its calibration scores."""
+    """Methods of a fitted detector that need its density and its kernels."""
 
     n_features_in_: int
     feature_names_in_: np.ndarray
@@ -58,7 +76,6 @@ class OutlierScores(CheckedInput, Exported):
     statistic: str
     n_iter_: int
     typical_log_density_: float
-    calibration_scores_: Floats | None
     _candidates: Floats
     _fitted_statistic: str
     _kernels: KernelDensity | None
@@ -167,17 +184,7 @@ class OutlierScores(CheckedInput, Exported):
         decision : ndarray of shape (n_samples,)
             `score_samples` less `offset_`; 0 where they are equal, -inf too.
         """
-        scores = self.score_samples(X)
-        with np.errstate(invalid="ignore"):
-            decision = np.where(scores == self.offset_, 0.0, scores - self.offset_)
-        # The rounding of a score depends on its batch; the side of a sample at the
-        # threshold, which is the score of a sample, must not.
-        return np.where(np.abs(decision) <= self._rounding, 0.0, decision)
-
-    @property
-    def _rounding(self) -> float:
-        size = abs(self.offset_) if np.isfinite(self.offset_) else 0.0
-        return _ROUNDING * max(1.0, size)
+        return decisions(self.score_samples(X), self.offset_)
 
     def _scoring_module(self) -> tuple[Detector, tuple[str, ...]]:
         is_typical = self._fitted_statistic == "typicality"
@@ -188,7 +195,7 @@ class OutlierScores(CheckedInput, Exported):
             self._kernels,
             self._scales,
             self.offset_,
-            self._rounding,
+            rounding_of(self.offset_),
         )
         return module, ("score", "decision")
 
@@ -207,90 +214,6 @@ class OutlierScores(CheckedInput, Exported):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def p_values(self, X: ArrayLike) -> Floats:
-        """Compute the probability that a normal sample scores as low as these.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples in the units of the data fitted.
-
-        Returns
-        -------
-        p : ndarray of shape (n_samples,)
-            Split-conformal p-values, at least `1 / (n_calibration + 1)`. For a sample
-            that comes from where the calibration samples come from, p is at most a with
-            probability at most a, whatever the distribution and the model, if the
-            calibration samples are drawn anew. Calibration samples with outliers among
-            them make p-values too large, never too small.
-
-        Raises
-        ------
-        ValueError
-            If there are no calibration samples.
-
-        See Also
-        --------
-        select : Outliers among many samples, with a bound on the false discoveries.
-        """
-        return conformal_p_values(self._told_score(X), self._calibrated())
-
-    def select(self, X: ArrayLike, fdr: float = 0.1) -> NDArray[np.bool_]:
-        """Select outliers with a bound on the rate of false discoveries.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples in the units of the data fitted: all that are tested together.
-        fdr : float, default=0.1
-            Bound on the expected share of normal samples among those selected.
-
-        Returns
-        -------
-        selected : ndarray of bool of shape (n_samples,)
-            By the procedure of Benjamini and Hochberg on `p_values`. The bound holds
-            for normal samples that are independent draws from where the calibration
-            samples come from [1]_, whatever the distribution and the model.
-
-        Raises
-        ------
-        ValueError
-            If there are no calibration samples, or `fdr` is out of its range.
-
-        Notes
-        -----
-        No p-value is below `1 / (n_calibration + 1)`. For k of m samples to be selected
-        it takes about `m / (k * fdr)` calibration samples.
-
-        References
-        ----------
-        .. [1] S. Bates, E. Candes, L. Lei, Y. Romano, M. Sesia, "Testing for outliers
-           with conformal p-values", Annals of Statistics 51(1), 2023.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skjko import JKOFlowDensity, JKOFlowOutlierDetector
-        >>> X = np.random.default_rng(0).standard_normal((600, 2))
-        >>> density = JKOFlowDensity(max_blocks=0).fit(X[:300])
-        >>> detector = JKOFlowOutlierDetector.from_density(density, X[300:])
-        >>> detector.select([[0.0, 0.1], [9.0, 9.0]])
-        array([False,  True])
-        """
-        check_is_fitted(self)
-        self._check_rate(fdr, "fdr", "select")
-        # Where the adjusted p-value is the rate itself, rounding must not decide.
-        p = false_discovery_control(self.p_values(X))
-        return p <= fdr * (1 + 1e-12)
-
-    def _calibrated(self) -> Floats:
-        if self.calibration_scores_ is None:
-            raise ValueError(
-                f"{type(self).__name__} has no calibration samples. Fit it with "
-                "calibration_fraction > 0 or X_calibration, or use from_density."
-            )
-        return self.calibration_scores_
-
     def typicality(self, X: ArrayLike) -> Floats:
         """Compute how near the log-densities of samples are to those of own samples.
 
@@ -306,29 +229,6 @@ class OutlierScores(CheckedInput, Exported):
         """
         log_densities = self._told_log_density(self._validated(X))
         return -np.abs(log_densities - self.typical_log_density_)
-
-    def false_alarm_threshold(self, rate: float) -> float:
-        """Score below which the p-value is at most a rate.
-
-        Parameters
-        ----------
-        rate : float
-            Between 0 and 1.
-
-        Returns
-        -------
-        threshold : float
-            For `score_samples`. -inf if there are less than `1 / rate - 1` calibration
-            samples.
-
-        Raises
-        ------
-        ValueError
-            If there are no calibration samples, or the rate is out of its range.
-        """
-        check_is_fitted(self)
-        self._check_rate(rate, "rate", "false_alarm_threshold")
-        return false_alarm_threshold(self._calibrated(), rate)
 
     def hdr_threshold(
         self, mass: float = 0.95, n_samples: int = 10_000, random_state: Seed = 0
@@ -358,82 +258,6 @@ class OutlierScores(CheckedInput, Exported):
         self._check_rate(mass, "mass", "hdr_threshold")
         self._check_count(n_samples, "n_samples", "hdr_threshold", least=1)
         return self._level(mass, n_samples, check_random_state(random_state))
-
-    def explain(self, X: ArrayLike) -> ArrayOrFrame:
-        """Tell which features make samples unusual.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples in the units of the data fitted.
-
-        Returns
-        -------
-        gains : ndarray of shape (n_samples, n_features), or DataFrame
-            What the score of the sample would gain if the feature had its best value
-            given all others; 0 where it has it already. In the units of
-            `score_samples`; in nats of log-density with `statistic="likelihood"` or
-            "typicality". A pandas DataFrame with the names of the features, and the
-            index of `X`, if the detector was fitted on one.
-
-        See Also
-        --------
-        most_likely_values : The values that would gain as much.
-
-        Notes
-        -----
-        Since p(x) = p(x_j | others) p(others), a gain in log-density is how much less
-        likely the value is than the best one, given the others. It needs no gradients
-        and no randomness, and about 40 scores a value. Two features that are wrong
-        together and vouch for each other gain little one by one.
-        """
-        return self._explanation(X, 0)
-
-    def most_likely_values(self, X: ArrayLike) -> ArrayOrFrame:
-        """Compute the most likely value of every feature given all others.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples in the units of the data fitted.
-
-        Returns
-        -------
-        values : ndarray of shape (n_samples, n_features), or DataFrame
-            To hold against those of `X`. Column by column: not a row of the data.
-            Within the bounds of `density`; discrete features have possible values.
-            Categories are codes in arrays.
-
-        See Also
-        --------
-        explain : What they would gain.
-        """
-        return self._explanation(X, 1)
-
-    def _explanation(self, X: ArrayLike, which: int) -> ArrayOrFrame:
-        index = getattr(X, "index", None) if hasattr(X, "iloc") else None
-        X = self._validated(X)
-        score, support = self._score, self.density_.support_
-        if self._fitted_statistic == "typicality":
-            score = partial(log_density, self.density_)
-
-        def possible(values: Floats, j: int) -> Floats:
-            rows = np.zeros((values.size, X.shape[1]))
-            rows[:, j] = values.ravel()
-            rounded = support.round(rows, support.lower, support.upper)
-            return rounded[:, j].reshape(values.shape)
-
-        values = conditional_gains(score, X, self._candidates, possible)[which]
-        if not self._returns_frame:
-            return values
-        import pandas as pd
-
-        frame = pd.DataFrame(values, index=index, columns=self.feature_names_in_)
-        if which == 1:
-            for j, column in self._categories.columns.items():
-                names = [column.values[int(code)] for code in values[:, j]]
-                frame[self.feature_names_in_[j]] = names
-        return frame
 
     def _check_rate(self, value: object, name: str, method: str) -> None:
         is_real = isinstance(value, Real) and not isinstance(value, bool)

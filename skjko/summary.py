@@ -1,4 +1,4 @@
-"""A fitted density in words, and as HTML."""
+"""A fitted density, and a detector, in words; the former as HTML."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -51,6 +51,42 @@ def summarize(density, divergence):
         for r in rounds
     ]
     return "\n".join(lines)
+
+
+def summarize_detector(detector, statistic, n_kernels, scales):
+    """Return a description of a fitted outlier detector, a few lines of text.
+
+    Parameters
+    ----------
+    detector : JKOFlowOutlierDetector
+    statistic : str
+        That it was fitted with.
+    n_kernels : int
+    scales : list of pairs of float
+        Median and spread of the log-density, and of that by kernels. None without
+        kernels.
+    """
+    lines = [f"score: {statistic}"]
+    if n_kernels:
+        lines[0] += f", of the density and {_plural(n_kernels, 'kernel')}"
+        for name, (median, spread) in zip(("density", "kernels"), scales, strict=True):
+            lines.append(
+                f"{name}: median {median:.4g}, lower quartile {spread:.3g} less"
+            )
+    elif statistic == "typicality":
+        lines.append(f"typical log-density: {detector.typical_log_density_:.4g} nats")
+    lines.append(f"threshold: {detector.offset_:.4g}")
+    scores = detector.calibration_scores_
+    if scores is None:
+        lines.append("no calibration samples: no p-values, no test for drift")
+    else:
+        n, share = len(scores), np.mean(scores < detector.offset_)
+        lines[-1] += f", above {share:.1%} of the calibration samples"
+        lines.append(f"calibration samples: {n}, p-values from {1 / (n + 1):.2g} on")
+    if detector.n_trimmed_:
+        lines.append(f"trimmed: {_plural(detector.n_trimmed_, 'training sample')}")
+    text = "\n".join(f"  {line}" for line in lines)
+    return f"{type(detector).__name__}:\n{text}\n{detector.density_.summary()}"
 
 
 def to_html(density, inner):

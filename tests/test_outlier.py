@@ -185,6 +185,8 @@ def test_bad_parameters_of_the_density(X, name, value):
         "typicality",
         "explain",
         "most_likely_values",
+        "top",
+        "drift_test",
     ],
 )
 def test_bad_rows_at_use(detector, method):
@@ -199,11 +201,38 @@ def test_bad_rows_at_use(detector, method):
 
 def test_scoring_changes_nothing(detector, X):
     before = pickle.dumps(detector)
-    for method in ("predict", "p_values", "typicality", "explain"):
+    for method in ("predict", "p_values", "typicality", "explain", "top"):
         getattr(detector, method)(X[:3])
     detector.hdr_threshold()
     detector.false_alarm_threshold(0.1)
     assert pickle.dumps(detector) == before
+
+
+@pytest.mark.parametrize("statistic", ["combined", "likelihood", "typicality"])
+@pytest.mark.parametrize("calibration_fraction", [0.0, 0.25])
+def test_summary(X, statistic, calibration_fraction, tmp_path):
+    detector = gaussian(
+        statistic=statistic, calibration_fraction=calibration_fraction, trim=0.1
+    ).fit(X)
+    text = detector.summary()
+    assert text.endswith(detector.density_.summary())
+    kernels = f", of the density and {540 if not calibration_fraction else 270} kernels"
+    assert f"score: {statistic}{kernels * (statistic == 'combined')}\n" in text
+    assert f"threshold: {detector.offset_:.4g}" in text
+    assert f"trimmed: {detector.n_trimmed_} training samples" in text
+    if calibration_fraction:
+        share = (detector.calibration_scores_ < detector.offset_).mean()
+        assert f"above {share:.1%} of the calibration samples" in text
+        assert "calibration samples: 150, p-values from 0.0066 on" in text
+    else:
+        assert "no p-values" in text
+    # Of what was fitted, whatever the parameters are now, and of a file as well.
+    detector.save(tmp_path / "detector")
+    detector.set_params(statistic="likelihood", contamination=0.4)
+    assert detector.summary() == text
+    assert JKOFlowOutlierDetector.load(tmp_path / "detector").summary() == text
+    with pytest.raises(NotFittedError):
+        quick().summary()
 
 
 # ------------------------------------------------------------------- p-values

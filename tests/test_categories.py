@@ -42,6 +42,24 @@ def of_cities(cities, temperature=20.0):
     return pd.DataFrame({"city": cities, "temperature": temperature, "sun": True})
 
 
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda X: X[X.columns[::-1]], "same order.*\\n.*feature_names_in_"),
+        (lambda X: X.assign(name="Bob"), "unseen.*\\n- name\\n.*feature_names_in_"),
+        (lambda X: X.drop(columns="temperature"), "missing:\\n- temperature\\n$"),
+        (lambda X: pl.DataFrame(X[X.columns[::-1]].to_dict("list")), r"X\.select\("),
+    ],
+    ids=["order", "extra", "lacking", "polars"],
+)
+def test_names_of_columns_are_checked_before_their_values(fitted, change, expected):
+    X = weather(20, seed=1)
+    with pytest.raises(ValueError, match=expected):
+        fitted.score(change(X))
+    extra = X.assign(name="Bob")[["name", *X.columns]]
+    assert fitted.score(extra[fitted.feature_names_in_]) == fitted.score(X)
+
+
 @pytest.mark.parametrize("dtype", ["category", "str", "object", "string"])
 def test_samples_are_categories_of_the_same_type(dtype):
     X = weather(dtype=dtype)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import json
+import re
 import sys
 import tempfile
 import warnings
@@ -24,6 +25,8 @@ _EPILOG = (
     'DATA and MODEL may be "-", standard input. A table is CSV with a header, or '
     "Parquet. Exit status: 0, 1 if the input is bad, 2 if the command is."
 )
+# A name may have commas and equals signs in it.
+_BOUND = re.compile(r"(.+?)=([^=:,]*):([^=:,]*)(?:,|$)")
 
 
 def _say(message):
@@ -64,9 +67,9 @@ def _command(function):
     return cli.command(epilog=_EPILOG)(run)
 
 
-def _names(context, parameter, value):
-    """Names of columns from a text with commas."""
-    return tuple(name.strip() for name in value.split(",")) if value else ()
+def _names(context, parameter, values):
+    """Names of columns from texts with commas."""
+    return tuple(name.strip() for text in values for name in text.split(","))
 
 
 def _table_options(function):
@@ -76,10 +79,18 @@ def _table_options(function):
         click.option(
             "--columns",
             callback=_names,
+            multiple=True,
             metavar="A,B",
-            help="Columns to use, by name. Default: all, or those of the model.",
+            help="Columns to use, by name. Default: all, or those of the model. May be "
+            "repeated.",
         ),
-        click.option("--drop", callback=_names, metavar="A,B", help="Not these."),
+        click.option(
+            "--drop",
+            callback=_names,
+            multiple=True,
+            metavar="A,B",
+            help="Not these. May be repeated.",
+        ),
         click.option(
             "--drop-missing",
             is_flag=True,
@@ -134,8 +145,8 @@ def cli():
 @click.option(
     "--bounds",
     multiple=True,
-    metavar="COLUMN=LOW:HIGH",
-    help="Bounds of a column; either may be left out. May be repeated.",
+    metavar="A=LOW:HIGH,B=LOW:HIGH",
+    help="Bounds of columns; either end may be left out. May be repeated.",
 )
 @click.option(
     "--init",
@@ -421,19 +432,21 @@ def _known_features(info, path, columns, drop, drop_missing, form):
 
 
 def _bounds(texts, X):
-    """Bounds from texts such as "income=0:"."""
+    """Bounds from texts such as "income=0:,age=18:99"."""
     bounds = {}
     for text in texts:
-        name, equal, pair = text.rpartition("=")
-        low, colon, high = pair.partition(":")
+        found = list(_BOUND.finditer(text))
         try:
-            if not equal or not colon:
+            if not found or "".join(one[0] for one in found) != text:
                 raise ValueError
-            bounds[name] = tuple(float(end) if end else None for end in (low, high))
+            for one in found:
+                name, *ends = (part.strip() for part in one.groups())
+                bounds[name] = tuple(float(end) if end else None for end in ends)
         except ValueError:
             raise click.BadParameter(
                 f"{text!r} is not like COLUMN=LOW:HIGH.", param_hint="--bounds"
             ) from None
+    for name in bounds:
         if name not in X.columns:
             raise ValueError(f"--bounds names {name!r}, which is no column in use.")
     return bounds

@@ -123,9 +123,10 @@ def test_columns_by_name(run):
     run("fit", "data.csv", "-o", "m", "--columns", "income, age", *FAST)
     names = [f["name"] for f in file_info("m")["features"]]
     assert names == ["income", "age"]
-    run("fit", "data.csv", "-o", "m", "--drop", "city,member", *FAST)
-    names = [f["name"] for f in file_info("m")["features"]]
-    assert names == ["age", "income"]
+    for drop in (["--drop", "city,member"], ["--drop", "city", "--drop", "member"]):
+        run("fit", "data.csv", "-o", "m", *drop, *FAST)
+        names = [f["name"] for f in file_info("m")["features"]]
+        assert names == ["age", "income"]
     # The model knows which columns it needs, in any order, of any file that has them.
     shuffled = table(30, seed=1).select("member", "income", "age")
     shuffled.write_csv("other.csv")
@@ -402,6 +403,28 @@ def test_bad_input_is_one_message_and_status_1(run, model, args, message):
 
 
 @pytest.mark.parametrize(
+    "bounds",
+    [
+        ["age=0:,income=0:90"],
+        ["age=0:", "income=0:90"],
+        [" age = 0: , income=0:90,"],
+    ],
+)
+def test_bounds_with_commas_and_repeated(run, bounds):
+    args = [part for text in bounds for part in ("--bounds", text)]
+    run("fit", "data.csv", "-o", "m", *args, *FAST)
+    expected = {"age": [0.0, None], "income": [0.0, 90.0]}
+    assert file_info("m")["parameters"]["bounds"] == expected
+
+
+def test_bounds_of_names_with_commas_and_equals_signs(run):
+    table().rename({"age": "a,b=c"}).write_csv("data.csv")
+    run("fit", "data.csv", "-o", "m", "--bounds", "income=0:,a,b=c=0:", *FAST)
+    expected = {"income": [0.0, None], "a,b=c": [0.0, None]}
+    assert file_info("m")["parameters"]["bounds"] == expected
+
+
+@pytest.mark.parametrize(
     "args, message",
     [
         (("fit", "data.csv"), "Missing option '-o'"),
@@ -409,6 +432,8 @@ def test_bad_input_is_one_message_and_status_1(run, model, args, message):
         (("fly",), "No such command 'fly'"),
         (("fit", "data.csv", "-o", "m", "--time-limit", "0"), "'--time-limit'"),
         (("fit", "data.csv", "-o", "m", "--bounds", "age"), "'age' is not like COLUMN"),
+        (("fit", "data.csv", "-o", "m", "--bounds", "age=0:,b"), "'age=0:,b' is not"),
+        (("fit", "data.csv", "-o", "m", "--bounds", "age=a:"), "'age=a:' is not like"),
         (("sample", "m", "-n", "0"), "'-n' / '--n-samples'"),
         (("score", "-", "-"), "cannot both be standard input"),
         (("outliers", "data.csv", "--false-alarm-rate", "0.1"), "needs --model"),

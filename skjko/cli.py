@@ -204,17 +204,25 @@ def fit(
 @_output
 @click.option("--mean", is_flag=True, help="Only the mean log-density, one number.")
 def score(model, data, columns, drop, drop_missing, form, output, mean):
-    """Write the log-density of every row of DATA, in nats.
+    """Write the score of every row of DATA.
 
-    The columns are "row", the number of the row from 0 on, and "log_density".
+    The columns are "row", the number of the row from 0 on, and "log_density" in nats;
+    of a detector "score", higher is more normal.
     """
     estimator, info = _load(model, data)
+    is_density = info["class"] == "JKOFlowDensity"
+    if mean and not is_density:
+        raise ValueError(
+            f"{model} is a {info['class']}, whose scores are no log-densities. Score "
+            "without --mean, or fit a density: skjko fit DATA -o MODEL."
+        )
     X, rows = _known_features(info, data, columns, drop, drop_missing, form)
     scores = estimator.score_samples(X)
     if mean:
         tables.write_bytes(f"{scores.mean()}\n".encode(), output)
         return
-    table = tables.table_of({"row": rows, "log_density": scores})
+    name = "log_density" if is_density else "score"
+    table = tables.table_of({"row": rows, name: scores})
     tables.write_table(table, output, form)
 
 

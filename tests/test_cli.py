@@ -274,7 +274,10 @@ def test_outliers_by_a_saved_detector(run, detector):
 def test_detectors_score_and_do_not_sample(run, detector):
     found = frame(run("score", "det.skjko", "new.csv"))
     X = pl.read_csv("new.csv")
-    np.testing.assert_array_equal(found["log_density"], detector.score_samples(X))
+    assert found.columns == ["row", "score"]
+    np.testing.assert_array_equal(found["score"], detector.score_samples(X))
+    result = run("score", "det.skjko", "new.csv", "--mean", code=1)
+    assert "whose scores are no log-densities. Score without --mean" in result.stderr
     result = run("sample", "det.skjko", code=1)
     assert "is a JKOFlowOutlierDetector, which draws no samples" in result.stderr
 

@@ -18,7 +18,7 @@ from helpers import quick
 from sklearn.exceptions import ConvergenceWarning
 
 from skjko import JKOFlowDensity, JKOFlowOutlierDetector, __main__
-from skjko.io import file_info
+from skjko.io import file_info, tables
 
 pytest.importorskip("click")
 from click.testing import CliRunner
@@ -117,6 +117,33 @@ def test_parquet_is_csv(run, model):
     as_parquet = run("score", model, "new.csv", "--format", "csv", "-o", "a.parquet")
     assert as_parquet.stdout == ""
     assert Path("a.parquet").read_text().startswith("row,log_density\n")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("decimal_comma", [False, True])
+def test_separators_and_decimal_commas(tmp_path, separator, decimal_comma):
+    path = str(tmp_path / "data.csv")
+    # With commas, semicolons and quotes in text, and gaps.
+    odd = pl.DataFrame(
+        {
+            "name, first": ["Bo, junior", 'say "a;b"', None, "1,5"],
+            "income": [1.5, -0.25, 1e-7, None],
+            "age": [30, 40, 50, 60],
+            "code": ["1,5", "2", "3", "4"],
+        }
+    )
+    odd.write_csv(path, separator=separator, decimal_comma=decimal_comma)
+    assert tables.read_table(path, text=["code"]).equals(odd)
+    table().write_csv(path, separator=separator, decimal_comma=decimal_comma)
+    assert tables.read_table(path).equals(table())
+
+
+@pytest.mark.parametrize("header", ["a,b;c", '"a;b"', "a"])
+def test_separators_that_are_none(tmp_path, header):
+    path = tmp_path / "data.csv"
+    path.write_text(f"{header}\n1,2\n" if header == "a,b;c" else f"{header}\n1\n")
+    names = tables.read_table(str(path)).columns
+    assert names == header.replace('"', "").split(",")
 
 
 def test_columns_by_name(run):

@@ -124,7 +124,13 @@ _limit = click.option(
     "--time-limit",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="About how long a fit may take.",
+    help="About how long the fit of the density may take. Scores come on top.",
+)
+_bounds_option = click.option(
+    "--bounds",
+    multiple=True,
+    metavar="A=LOW:HIGH,B=LOW:HIGH",
+    help="Bounds of columns in a fit; either end may be left out. May be repeated.",
 )
 _quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
 
@@ -142,12 +148,7 @@ def cli():
 @_seed
 @click.option("--weights", metavar="COLUMN", help="Column with sample weights.")
 @click.option("--groups", metavar="COLUMN", help="Column with labels of groups.")
-@click.option(
-    "--bounds",
-    multiple=True,
-    metavar="A=LOW:HIGH,B=LOW:HIGH",
-    help="Bounds of columns; either end may be left out. May be repeated.",
-)
+@_bounds_option
 @click.option(
     "--init",
     type=click.Choice(["auto", "gaussian", "mixture"]),
@@ -268,12 +269,13 @@ def sample(model, n_samples, random_state, output, form):
     help="Also what every feature would gain an outlier.",
 )
 @click.option("--only", is_flag=True, help="Only the outliers.")
+@_bounds_option
 @_limit
 @_seed
 @_quiet
 def outliers(
     data, columns, drop, drop_missing, form, output, model, save, contamination,
-    false_alarm_rate, reasons, only, time_limit, random_state, quiet,
+    false_alarm_rate, reasons, only, bounds, time_limit, random_state, quiet,
 ):  # fmt: skip
     """Tell which rows of DATA are outliers.
 
@@ -287,8 +289,9 @@ def outliers(
     from skjko.outlier_scores import decisions
 
     if model is not None:
-        for name, value in (("--contamination", contamination), ("--save", save)):
-            if value is not None:
+        new = {"--contamination": contamination, "--save": save, "--bounds": bounds}
+        for name, value in new.items():
+            if value not in (None, ()):
                 raise click.UsageError(f"{name} is for a new detector, not --model.")
         estimator, info = _load(model, data)
         if info["class"] != "JKOFlowOutlierDetector":
@@ -305,7 +308,11 @@ def outliers(
         table = tables.read_table(data, form)
         X, rows = _features(table, data, columns, drop, drop_missing)
         density = default_density()
-        density.set_params(time_limit=time_limit, verbose=not quiet)
+        density.set_params(
+            bounds=_bounds(bounds, X) or None,
+            time_limit=time_limit,
+            verbose=not quiet,
+        )
         estimator = JKOFlowOutlierDetector(
             contamination=0.05 if contamination is None else contamination,
             density=density,

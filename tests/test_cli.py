@@ -266,6 +266,15 @@ def test_outliers_of_a_table_are_its_least_likely_rows(run):
     np.testing.assert_array_equal(found["outlier"], detector.predict(X) == -1)
 
 
+def test_bounds_of_a_new_detector(run):
+    args = ("outliers", "data.csv", "--time-limit", 1, "-q", "-o", "flags.csv")
+    run(*args, "--bounds", "income=0:", "--save", "det.skjko")
+    lower = JKOFlowOutlierDetector.load("det.skjko").density_.support_.lower
+    assert lower[1] == 0.0
+    result = run(*args, "--bounds", "income=0:,price=0:", code=1)
+    assert "--bounds names 'price', which is no column in use" in result.stderr
+
+
 @pytest.fixture
 def detector(run):
     X = table()
@@ -470,6 +479,10 @@ def test_bounds_of_names_with_commas_and_equals_signs(run):
         (
             ("outliers", "data.csv", "--model", "m", "--save", "n"),
             "--save is for a new detector",
+        ),
+        (
+            ("outliers", "data.csv", "--model", "m", "--bounds", "age=0:"),
+            "--bounds is for a new detector",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """Columns of categories, and discrete features with few values."""
 
+import re
 import warnings
 
 import numpy as np
@@ -241,3 +242,27 @@ def test_the_detector(statistic, tmp_path):
         mixture().fit(weather(400)), weather(200, seed=3), random_state=0
     )
     assert fixed.score_samples(usual) > fixed.score_samples(strange)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("2025-{:02}-11", "look like dates, such as '2025-01-11': .*to_datetime"),
+        ("1.{}.2025", "look like dates, such as '1.1.2025'"),
+        ("2025/{}/3 10:15", "look like dates"),
+        ("0,1{}", "look like numbers.*: convert them with a decimal point"),
+        (" -{}.5e3", "look like numbers, such as ' -1.5e3': convert them, as by"),
+        ("10.0.0.{}", None),
+        ("{}.2025 1", None),
+        ("Bo {}", None),
+    ],
+)
+def test_dates_and_numbers_as_text_are_told(text, expected):
+    X = pd.DataFrame({"city": [text.format(i + 1) for i in range(12)]})
+    with pytest.raises(ValueError, match="12 categories in 12 rows") as error:
+        mixture().fit(X)
+    found = str(error.value)
+    if expected is None:
+        assert found.endswith("merge rare categories into one.")
+    else:
+        assert re.search(expected, found), found

@@ -19,10 +19,12 @@ from sklearn.utils.validation import validate_data
 from skjko.data import chunks
 from skjko.data.categories import Categories
 from skjko.data.columns import (
+    column_name,
     frame_of,
     infinite_message,
     labels_of,
     numbers,
+    row_numbers,
     select_message,
 )
 
@@ -76,6 +78,12 @@ class CheckedInput:
         if reset:
             table = array if frame is None else frame.to_native()
             validate_data(self, table, reset=True, skip_check_array=True)
+            for j in row_numbers(array, frame):
+                warn_user(
+                    f"Every row of {name} has another integer in "
+                    f"{column_name(labels_of(frame), j)}. Leave the column out if it "
+                    "numbers the rows."
+                )
         elif frame is None:
             self._check_features(array, name)
         return array

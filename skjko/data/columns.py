@@ -32,6 +32,8 @@ _BOOLS = (bool, np.bool_)
 _MOST_NAMED = 5
 # The most that code to leave them out has.
 _MOST_SHOWN = 20
+# So few different integers, such as years, can be close by chance.
+_FEW_ROWS = 100
 # How to leave columns out, how to take those of a fit, and how to leave out rows with
 # missing values, by the kind of the table.
 _DROP_COLUMNS = {
@@ -204,6 +206,30 @@ def infinite_message(array, X, owner, name="X"):
             f"row {first['infinity']}. Correct the values, or drop the rows."
         )
     return " ".join(said) or None
+
+
+def row_numbers(array, frame):
+    """Return which columns may number the rows: integers, all different and close.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n_samples, n_features)
+        The numbers of the table.
+    frame : narwhals DataFrame or None
+        The table itself.
+    """
+    n, d = array.shape
+    if frame is None:
+        are_integers = [array.dtype.kind in "iu"] * d
+    else:
+        are_integers = [dtype.is_integer() for dtype in frame.schema.values()]
+    found = []
+    for j in np.flatnonzero(are_integers) if n > _FEW_ROWS else ():
+        span = float(array[:, j].max()) - float(array[:, j].min())
+        # Some rows may have been left out.
+        if n <= span + 1 < 2 * n and len(np.unique(array[:, j])) == n:
+            found.append(int(j))
+    return found
 
 
 def select_message(X, names, name="X"):

@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from skjko.io import tables
-from skjko.io.info import file_info
+from skjko.io.info import described, file_info
 from skjko.version import __version__
 
 # Estimators are imported in functions: torch takes seconds, which help and `info` do
@@ -357,7 +357,7 @@ def info(model, as_json):
     if as_json:
         click.echo(json.dumps(_finite(found), indent=2, allow_nan=False))
         return
-    for line in _described(found):
+    for line in described(found):
         click.echo(line)
 
 
@@ -369,36 +369,6 @@ def _finite(value):
         return [_finite(one) for one in value]
     is_infinite = isinstance(value, float) and not np.isfinite(value)
     return str(value) if is_infinite else value
-
-
-def _described(found):
-    """Lines of text about a file."""
-    size = f"{found['n_bytes'] / 1000:.0f} kB, format version {found['format_version']}"
-    yield f"{found['class']}, {size}"
-    if not found["is_complete"]:
-        yield "DAMAGED: the file is not as long as its header says"
-    yield f"{len(found['features'])} features, fitted on a {found['container']} table:"
-    for feature in found["features"]:
-        values = feature.get("categories")
-        told = "" if values is None else f": {', '.join(map(str, values[:8]))}"
-        more = "" if values is None or len(values) <= 8 else ", ..."
-        yield f"  {feature['name']} ({feature['type']}){told}{more}"
-    n = len(found["step_sizes"])
-    names = [*found["transforms"], f"{n} block{'s' * (n != 1)}"]
-    if found["base"] is not None:
-        names.append(f"base {found['base']}")
-    yield f"model: {', '.join(names)}; {found['n_weights']} numbers"
-    if found["validation_score"] is not None:
-        yield f"validation score: {found['validation_score']:.4f} nats"
-    if "threshold" in found:
-        yield (
-            f"threshold: {found['threshold']:.4f} ({found['statistic']}), "
-            f"{found['n_calibration']} calibration samples"
-        )
-    yield "parameters, without those that are None:"
-    for name, value in found["parameters"].items():
-        if value is not None:
-            yield f"  {name} = {json.dumps(value)}"
 
 
 def _check_folder(path):

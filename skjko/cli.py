@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import json
+import re
 import sys
 import tempfile
 import warnings
@@ -15,7 +16,7 @@ import click
 import numpy as np
 
 from skjko.io import tables
-from skjko.io.info import file_info
+from skjko.io.info import described, file_info
 from skjko.version import __version__
 
 # Estimators are imported in functions: torch takes seconds, which help and `info` do
@@ -24,6 +25,8 @@ _EPILOG = (
     'DATA and MODEL may be "-", standard input. A table is CSV with a header, or '
     "Parquet. Exit status: 0, 1 if the input is bad, 2 if the command is."
 )
+# A name may have commas and equals signs in it.
+_BOUND = re.compile(r"(.+?)=([^=:,]*):([^=:,]*)(?:,|$)")
 
 
 def _say(message):
@@ -64,9 +67,9 @@ def _command(function):
     return cli.command(epilog=_EPILOG)(run)
 
 
-def _names(context, parameter, value):
-    """Names of columns from a text with commas."""
-    return tuple(name.strip() for name in value.split(",")) if value else ()
+def _names(context, parameter, values):
+    """Names of columns from texts with commas."""
+    return tuple(name.strip() for text in values for name in text.split(","))
 
 
 def _table_options(function):
@@ -76,10 +79,18 @@ def _table_options(function):
         click.option(
             "--columns",
             callback=_names,
+            multiple=True,
             metavar="A,B",
-            help="Columns to use, by name. Default: all, or those of the model.",
+            help="Columns to use, by name. Default: all, or those of the model. May be "
+            "repeated.",
         ),
-        click.option("--drop", callback=_names, metavar="A,B", help="Not these."),
+        click.option(
+            "--drop",
+            callback=_names,
+            multiple=True,
+            metavar="A,B",
+            help="Not these. May be repeated.",
+        ),
         click.option(
             "--drop-missing",
             is_flag=True,
@@ -113,7 +124,13 @@ _limit = click.option(
     "--time-limit",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="About how long a fit may take.",
+    help="About how long the fit of the density may take. Scores come on top.",
+)
+_bounds_option = click.option(
+    "--bounds",
+    multiple=True,
+    metavar="A=LOW:HIGH,B=LOW:HIGH",
+    help="Bounds of columns in a fit; either end may be left out. May be repeated.",
 )
 _quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
 
@@ -131,12 +148,7 @@ def cli():
 @_seed
 @click.option("--weights", metavar="COLUMN", help="Column with sample weights.")
 @click.option("--groups", metavar="COLUMN", help="Column with labels of groups.")
-@click.option(
-    "--bounds",
-    multiple=True,
-    metavar="COLUMN=LOW:HIGH",
-    help="Bounds of a column; either may be left out. May be repeated.",
-)
+@_bounds_option
 @click.option(
     "--init",
     type=click.Choice(["auto", "gaussian", "mixture"]),
@@ -193,17 +205,25 @@ def fit(
 @_output
 @click.option("--mean", is_flag=True, help="Only the mean log-density, one number.")
 def score(model, data, columns, drop, drop_missing, form, output, mean):
-    """Write the log-density of every row of DATA, in nats.
+    """Write the score of every row of DATA.
 
-    The columns are "row", the number of the row from 0 on, and "log_density".
+    The columns are "row", the number of the row from 0 on, and "log_density" in nats;
+    of a detector "score", higher is more normal.
     """
     estimator, info = _load(model, data)
+    is_density = info["class"] == "JKOFlowDensity"
+    if mean and not is_density:
+        raise ValueError(
+            f"{model} is a {info['class']}, whose scores are no log-densities. Score "
+            "without --mean, or fit a density: skjko fit DATA -o MODEL."
+        )
     X, rows = _known_features(info, data, columns, drop, drop_missing, form)
     scores = estimator.score_samples(X)
     if mean:
         tables.write_bytes(f"{scores.mean()}\n".encode(), output)
         return
-    table = tables.table_of({"row": rows, "log_density": scores})
+    name = "log_density" if is_density else "score"
+    table = tables.table_of({"row": rows, name: scores})
     tables.write_table(table, output, form)
 
 
@@ -249,12 +269,13 @@ def sample(model, n_samples, random_state, output, form):
     help="Also what every feature would gain an outlier.",
 )
 @click.option("--only", is_flag=True, help="Only the outliers.")
+@_bounds_option
 @_limit
 @_seed
 @_quiet
 def outliers(
     data, columns, drop, drop_missing, form, output, model, save, contamination,
-    false_alarm_rate, reasons, only, time_limit, random_state, quiet,
+    false_alarm_rate, reasons, only, bounds, time_limit, random_state, quiet,
 ):  # fmt: skip
     """Tell which rows of DATA are outliers.
 
@@ -268,8 +289,9 @@ def outliers(
     from skjko.outlier_scores import decisions
 
     if model is not None:
-        for name, value in (("--contamination", contamination), ("--save", save)):
-            if value is not None:
+        new = {"--contamination": contamination, "--save": save, "--bounds": bounds}
+        for name, value in new.items():
+            if value not in (None, ()):
                 raise click.UsageError(f"{name} is for a new detector, not --model.")
         estimator, info = _load(model, data)
         if info["class"] != "JKOFlowOutlierDetector":
@@ -286,7 +308,11 @@ def outliers(
         table = tables.read_table(data, form)
         X, rows = _features(table, data, columns, drop, drop_missing)
         density = default_density()
-        density.set_params(time_limit=time_limit, verbose=not quiet)
+        density.set_params(
+            bounds=_bounds(bounds, X) or None,
+            time_limit=time_limit,
+            verbose=not quiet,
+        )
         estimator = JKOFlowOutlierDetector(
             contamination=0.05 if contamination is None else contamination,
             density=density,
@@ -331,7 +357,7 @@ def info(model, as_json):
     if as_json:
         click.echo(json.dumps(_finite(found), indent=2, allow_nan=False))
         return
-    for line in _described(found):
+    for line in described(found):
         click.echo(line)
 
 
@@ -343,36 +369,6 @@ def _finite(value):
         return [_finite(one) for one in value]
     is_infinite = isinstance(value, float) and not np.isfinite(value)
     return str(value) if is_infinite else value
-
-
-def _described(found):
-    """Lines of text about a file."""
-    size = f"{found['n_bytes'] / 1000:.0f} kB, format version {found['format_version']}"
-    yield f"{found['class']}, {size}"
-    if not found["is_complete"]:
-        yield "DAMAGED: the file is not as long as its header says"
-    yield f"{len(found['features'])} features, fitted on a {found['container']} table:"
-    for feature in found["features"]:
-        values = feature.get("categories")
-        told = "" if values is None else f": {', '.join(map(str, values[:8]))}"
-        more = "" if values is None or len(values) <= 8 else ", ..."
-        yield f"  {feature['name']} ({feature['type']}){told}{more}"
-    n = len(found["step_sizes"])
-    names = [*found["transforms"], f"{n} block{'s' * (n != 1)}"]
-    if found["base"] is not None:
-        names.append(f"base {found['base']}")
-    yield f"model: {', '.join(names)}; {found['n_weights']} numbers"
-    if found["validation_score"] is not None:
-        yield f"validation score: {found['validation_score']:.4f} nats"
-    if "threshold" in found:
-        yield (
-            f"threshold: {found['threshold']:.4f} ({found['statistic']}), "
-            f"{found['n_calibration']} calibration samples"
-        )
-    yield "parameters, without those that are None:"
-    for name, value in found["parameters"].items():
-        if value is not None:
-            yield f"  {name} = {json.dumps(value)}"
 
 
 def _check_folder(path):
@@ -421,19 +417,21 @@ def _known_features(info, path, columns, drop, drop_missing, form):
 
 
 def _bounds(texts, X):
-    """Bounds from texts such as "income=0:"."""
+    """Bounds from texts such as "income=0:,age=18:99"."""
     bounds = {}
     for text in texts:
-        name, equal, pair = text.rpartition("=")
-        low, colon, high = pair.partition(":")
+        found = list(_BOUND.finditer(text))
         try:
-            if not equal or not colon:
+            if not found or "".join(one[0] for one in found) != text:
                 raise ValueError
-            bounds[name] = tuple(float(end) if end else None for end in (low, high))
+            for one in found:
+                name, *ends = (part.strip() for part in one.groups())
+                bounds[name] = tuple(float(end) if end else None for end in ends)
         except ValueError:
             raise click.BadParameter(
                 f"{text!r} is not like COLUMN=LOW:HIGH.", param_hint="--bounds"
             ) from None
+    for name in bounds:
         if name not in X.columns:
             raise ValueError(f"--bounds names {name!r}, which is no column in use.")
     return bounds

@@ -18,7 +18,15 @@ from sklearn.utils.validation import validate_data
 
 from skjko.data import chunks
 from skjko.data.categories import Categories
-from skjko.data.columns import frame_of, infinite_message, labels_of, numbers
+from skjko.data.columns import (
+    column_name,
+    frame_of,
+    infinite_message,
+    labels_of,
+    numbers,
+    row_numbers,
+    select_message,
+)
 
 # Files between a method and the user's line: the package's, and of its decorators.
 _OURS = (
@@ -61,20 +69,38 @@ class CheckedInput:
         if reset:
             owner = type(self).__name__
             self._categories = Categories.learn(frame, labels_of(frame), owner, name)
+        elif frame is not None:
+            # Before the values: they may be text only because the column is another.
+            self._check_features(frame.to_native(), name)
         array = self._numbers(X, name, ensure_min_samples, self._categories, allow_nan)
         if reset and self._categories:
             self._categories.sort(array)
-        table = array if frame is None else frame.to_native()
-        try:
-            validate_data(self, table, reset=reset, skip_check_array=True)
-        except ValueError as error:
-            if name == "X":
-                raise
-            text = str(error)
-            starts = text.startswith("X ")
-            text = f"{name} {text[2:]}" if starts else f"{name}: {text}"
-            raise ValueError(text) from None
+        if reset:
+            table = array if frame is None else frame.to_native()
+            validate_data(self, table, reset=True, skip_check_array=True)
+            for j in row_numbers(array, frame):
+                warn_user(
+                    f"Every row of {name} has another integer in "
+                    f"{column_name(labels_of(frame), j)}. Leave the column out if it "
+                    "numbers the rows."
+                )
+        elif frame is None:
+            self._check_features(array, name)
         return array
+
+    def _check_features(self, table: ArrayLike, name: str) -> None:
+        """Check that a table has the features of the fit, and their order."""
+        try:
+            validate_data(self, table, reset=False, skip_check_array=True)
+        except ValueError as error:
+            text = str(error)
+            remedy = select_message(table, getattr(self, "feature_names_in_", ()), name)
+            if remedy is not None:
+                text = f"{text.strip()}\n{remedy}"
+            if name != "X":
+                starts = text.startswith("X ")
+                text = f"{name} {text[2:]}" if starts else f"{name}: {text}"
+            raise ValueError(text) from None
 
     def _numbers(
         self,

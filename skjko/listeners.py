@@ -8,6 +8,7 @@ import threading
 
 from skjko import config
 from skjko.flow.run import Listener, TimeLimit
+from skjko.summary import told_round
 from skjko.transforms.whitening import Whitening
 
 _COLUMNS = (
@@ -47,7 +48,7 @@ def of_fit(estimator, clock):
     )
     listeners = []
     if estimator.verbose and clock.group.rank == 0:
-        listeners.append(Verbose(" ".join(repr(estimator).split())))
+        listeners.append(Verbose(estimator))
     if estimator.time_limit is not None:
         seconds = config.training_seconds(estimator.time_limit)
         listeners.append(TimeLimit(seconds, clock))
@@ -57,12 +58,12 @@ def of_fit(estimator, clock):
 class Verbose(Listener):
     """Print what selection chose, and a table of the blocks.
 
-    Lines of a process or thread that is not the main one begin with its name.
+    Lines of a process or thread that is not the main one begin with its name, and the
+    first one has the parameters that tell the fit from others of that time.
 
     Parameters
     ----------
-    estimator : str
-        With the parameters that tell the fit from others.
+    estimator : JKOFlowDensity or JKOFlowConditionalDensity
     """
 
     def __init__(self, estimator):
@@ -79,8 +80,8 @@ class Verbose(Listener):
         elif event.kind in ("kept", "dropped"):
             self._block(event.task.info, event.kind, **event.values)
         elif event.kind == "round" and event.values["round"] != "grow":
-            became = "accepted" if event.values["accepted"] else "rejected"
-            self._print(f"{event.values['round']}: {became}")
+            told = told_round(event.values["round"], event.values["accepted"])
+            self._print(told)
 
     def on_end(self, task, result, seconds):
         """Take note of the seconds of a task."""
@@ -90,7 +91,8 @@ class Verbose(Listener):
         how = {0: "no validation", 1: "a validation set"}.get(
             n_folds, f"{n_folds}-fold cross-validation"
         )
-        self._print(f"fit of {self._estimator}")
+        what = repr(self._estimator) if _where() else type(self._estimator).__name__
+        self._print(f"fit of {' '.join(what.split())}")
         self._print(f"{how}; scores are mean log-densities in nats, higher is better")
         self._n_folds = n_folds
 
@@ -98,7 +100,10 @@ class Verbose(Listener):
         if score is None and self._n_folds > 1:
             self._print("training on all samples, as cross-validation decided")
         elif self._before is not None:
-            self._print("the mixture scored higher than this flow, and takes its place")
+            self._print(
+                "the mixture of Gaussians alone scored higher than this flow: training "
+                "starts again, from the mixture"
+            )
         else:
             self._print(f"selection: {_front(chain, start)}{_others(candidates)}")
         if score is not None:

@@ -27,6 +27,12 @@ _DIVERGENCES = {
     "hutchinson": "Hutchinson's estimate",
     "finite_difference": "by finite differences",
 }
+_ROUNDS = {
+    "extend": "the last block, further",
+    "regularize": "one block with weight decay, in place of all",
+    "reparameterize": "all blocks, with more even displacements",
+    "refine": "all blocks, each split in two",
+}
 # Below this effective number of samples a fit warns.
 _FEW_EFFECTIVE = 50
 
@@ -44,12 +50,10 @@ def summarize(density, divergence):
     lines += [f"  {line}" for line in (*_how(density, divergence), *_why(density))]
     if density.n_blocks_:
         lines += ["", *_table(density)]
-    rounds = [r for r in density.history_ if r.round != "grow"]
-    lines += [
-        f"round {r.round}: {'accepted' if r.accepted else 'rejected'}, "
-        f"{_plural(len(r.step_sizes), 'block')}"
-        for r in rounds
-    ]
+    for r in density.history_:
+        if r.round != "grow":
+            n = f", {_plural(len(r.step_sizes), 'block')}" if r.accepted else ""
+            lines.append(told_round(r.round, r.accepted) + n)
     return "\n".join(lines)
 
 
@@ -87,6 +91,13 @@ def summarize_detector(detector, statistic, n_kernels, scales):
         lines.append(f"trimmed: {_plural(detector.n_trimmed_, 'training sample')}")
     text = "\n".join(f"  {line}" for line in lines)
     return f"{type(detector).__name__}:\n{text}\n{detector.density_.summary()}"
+
+
+def told_round(kind, accepted):
+    """Return what became of a round of training, as text."""
+    became = "accepted" if accepted else "rejected by the validation score"
+    # A file may have any kind.
+    return f"round {kind} ({_ROUNDS.get(kind, kind)}): {became}"
 
 
 def to_html(density, inner):

@@ -1,5 +1,6 @@
 """Columns of categories, and discrete features with few values."""
 
+import re
 import warnings
 
 import numpy as np
@@ -40,6 +41,24 @@ def fitted():
 
 def of_cities(cities, temperature=20.0):
     return pd.DataFrame({"city": cities, "temperature": temperature, "sun": True})
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda X: X[X.columns[::-1]], "same order.*\\n.*feature_names_in_"),
+        (lambda X: X.assign(name="Bob"), "unseen.*\\n- name\\n.*feature_names_in_"),
+        (lambda X: X.drop(columns="temperature"), "missing:\\n- temperature\\n$"),
+        (lambda X: pl.DataFrame(X[X.columns[::-1]].to_dict("list")), r"X\.select\("),
+    ],
+    ids=["order", "extra", "lacking", "polars"],
+)
+def test_names_of_columns_are_checked_before_their_values(fitted, change, expected):
+    X = weather(20, seed=1)
+    with pytest.raises(ValueError, match=expected):
+        fitted.score(change(X))
+    extra = X.assign(name="Bob")[["name", *X.columns]]
+    assert fitted.score(extra[fitted.feature_names_in_]) == fitted.score(X)
 
 
 @pytest.mark.parametrize("dtype", ["category", "str", "object", "string"])
@@ -223,3 +242,27 @@ def test_the_detector(statistic, tmp_path):
         mixture().fit(weather(400)), weather(200, seed=3), random_state=0
     )
     assert fixed.score_samples(usual) > fixed.score_samples(strange)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("2025-{:02}-11", "look like dates, such as '2025-01-11': .*to_datetime"),
+        ("1.{}.2025", "look like dates, such as '1.1.2025'"),
+        ("2025/{}/3 10:15", "look like dates"),
+        ("0,1{}", "look like numbers.*: convert them with a decimal point"),
+        (" -{}.5e3", "look like numbers, such as ' -1.5e3': convert them, as by"),
+        ("10.0.0.{}", None),
+        ("{}.2025 1", None),
+        ("Bo {}", None),
+    ],
+)
+def test_dates_and_numbers_as_text_are_told(text, expected):
+    X = pd.DataFrame({"city": [text.format(i + 1) for i in range(12)]})
+    with pytest.raises(ValueError, match="12 categories in 12 rows") as error:
+        mixture().fit(X)
+    found = str(error.value)
+    if expected is None:
+        assert found.endswith("merge rare categories into one.")
+    else:
+        assert re.search(expected, found), found

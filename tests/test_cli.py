@@ -18,7 +18,7 @@ from helpers import quick
 from sklearn.exceptions import ConvergenceWarning
 
 from skjko import JKOFlowDensity, JKOFlowOutlierDetector, __main__
-from skjko.io import file_info
+from skjko.io import file_info, tables
 
 pytest.importorskip("click")
 from click.testing import CliRunner
@@ -119,13 +119,41 @@ def test_parquet_is_csv(run, model):
     assert Path("a.parquet").read_text().startswith("row,log_density\n")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("decimal_comma", [False, True])
+def test_separators_and_decimal_commas(tmp_path, separator, decimal_comma):
+    path = str(tmp_path / "data.csv")
+    # With commas, semicolons and quotes in text, and gaps.
+    odd = pl.DataFrame(
+        {
+            "name, first": ["Bo, junior", 'say "a;b"', None, "1,5"],
+            "income": [1.5, -0.25, 1e-7, None],
+            "age": [30, 40, 50, 60],
+            "code": ["1,5", "2", "3", "4"],
+        }
+    )
+    odd.write_csv(path, separator=separator, decimal_comma=decimal_comma)
+    assert tables.read_table(path, text=["code"]).equals(odd)
+    table().write_csv(path, separator=separator, decimal_comma=decimal_comma)
+    assert tables.read_table(path).equals(table())
+
+
+@pytest.mark.parametrize("header", ["a,b;c", '"a;b"', "a"])
+def test_separators_that_are_none(tmp_path, header):
+    path = tmp_path / "data.csv"
+    path.write_text(f"{header}\n1,2\n" if header == "a,b;c" else f"{header}\n1\n")
+    names = tables.read_table(str(path)).columns
+    assert names == header.replace('"', "").split(",")
+
+
 def test_columns_by_name(run):
     run("fit", "data.csv", "-o", "m", "--columns", "income, age", *FAST)
     names = [f["name"] for f in file_info("m")["features"]]
     assert names == ["income", "age"]
-    run("fit", "data.csv", "-o", "m", "--drop", "city,member", *FAST)
-    names = [f["name"] for f in file_info("m")["features"]]
-    assert names == ["age", "income"]
+    for drop in (["--drop", "city,member"], ["--drop", "city", "--drop", "member"]):
+        run("fit", "data.csv", "-o", "m", *drop, *FAST)
+        names = [f["name"] for f in file_info("m")["features"]]
+        assert names == ["age", "income"]
     # The model knows which columns it needs, in any order, of any file that has them.
     shuffled = table(30, seed=1).select("member", "income", "age")
     shuffled.write_csv("other.csv")
@@ -238,6 +266,15 @@ def test_outliers_of_a_table_are_its_least_likely_rows(run):
     np.testing.assert_array_equal(found["outlier"], detector.predict(X) == -1)
 
 
+def test_bounds_of_a_new_detector(run):
+    args = ("outliers", "data.csv", "--time-limit", 1, "-q", "-o", "flags.csv")
+    run(*args, "--bounds", "income=0:", "--save", "det.skjko")
+    lower = JKOFlowOutlierDetector.load("det.skjko").density_.support_.lower
+    assert lower[1] == 0.0
+    result = run(*args, "--bounds", "income=0:,price=0:", code=1)
+    assert "--bounds names 'price', which is no column in use" in result.stderr
+
+
 @pytest.fixture
 def detector(run):
     X = table()
@@ -273,7 +310,10 @@ def test_outliers_by_a_saved_detector(run, detector):
 def test_detectors_score_and_do_not_sample(run, detector):
     found = frame(run("score", "det.skjko", "new.csv"))
     X = pl.read_csv("new.csv")
-    np.testing.assert_array_equal(found["log_density"], detector.score_samples(X))
+    assert found.columns == ["row", "score"]
+    np.testing.assert_array_equal(found["score"], detector.score_samples(X))
+    result = run("score", "det.skjko", "new.csv", "--mean", code=1)
+    assert "whose scores are no log-densities. Score without --mean" in result.stderr
     result = run("sample", "det.skjko", code=1)
     assert "is a JKOFlowOutlierDetector, which draws no samples" in result.stderr
 
@@ -402,6 +442,28 @@ def test_bad_input_is_one_message_and_status_1(run, model, args, message):
 
 
 @pytest.mark.parametrize(
+    "bounds",
+    [
+        ["age=0:,income=0:90"],
+        ["age=0:", "income=0:90"],
+        [" age = 0: , income=0:90,"],
+    ],
+)
+def test_bounds_with_commas_and_repeated(run, bounds):
+    args = [part for text in bounds for part in ("--bounds", text)]
+    run("fit", "data.csv", "-o", "m", *args, *FAST)
+    expected = {"age": [0.0, None], "income": [0.0, 90.0]}
+    assert file_info("m")["parameters"]["bounds"] == expected
+
+
+def test_bounds_of_names_with_commas_and_equals_signs(run):
+    table().rename({"age": "a,b=c"}).write_csv("data.csv")
+    run("fit", "data.csv", "-o", "m", "--bounds", "income=0:,a,b=c=0:", *FAST)
+    expected = {"income": [0.0, None], "a,b=c": [0.0, None]}
+    assert file_info("m")["parameters"]["bounds"] == expected
+
+
+@pytest.mark.parametrize(
     "args, message",
     [
         (("fit", "data.csv"), "Missing option '-o'"),
@@ -409,12 +471,18 @@ def test_bad_input_is_one_message_and_status_1(run, model, args, message):
         (("fly",), "No such command 'fly'"),
         (("fit", "data.csv", "-o", "m", "--time-limit", "0"), "'--time-limit'"),
         (("fit", "data.csv", "-o", "m", "--bounds", "age"), "'age' is not like COLUMN"),
+        (("fit", "data.csv", "-o", "m", "--bounds", "age=0:,b"), "'age=0:,b' is not"),
+        (("fit", "data.csv", "-o", "m", "--bounds", "age=a:"), "'age=a:' is not like"),
         (("sample", "m", "-n", "0"), "'-n' / '--n-samples'"),
         (("score", "-", "-"), "cannot both be standard input"),
         (("outliers", "data.csv", "--false-alarm-rate", "0.1"), "needs --model"),
         (
             ("outliers", "data.csv", "--model", "m", "--save", "n"),
             "--save is for a new detector",
+        ),
+        (
+            ("outliers", "data.csv", "--model", "m", "--bounds", "age=0:"),
+            "--bounds is for a new detector",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """What is checked of tables before anything else, and what errors say of it."""
 
 import datetime
+import warnings
 from decimal import Decimal
 
 import numpy as np
@@ -253,3 +254,47 @@ def test_warnings_point_at_the_line_of_the_user():
         with pytest.warns(UserWarning, match="samples") as seen:
             fit()
         assert {one.filename for one in seen} == {__file__}
+
+
+NUMBERS = np.random.RandomState(0).permutation(150)
+
+
+@pytest.mark.parametrize("estimator", [gaussian, detector])
+@pytest.mark.parametrize(
+    "numbered",
+    [
+        lambda: np.c_[np.arange(150) // 2, NUMBERS],
+        lambda: pd.DataFrame({"x": NUMBERS % 7, "Row": NUMBERS + 10**6}),
+        lambda: pl.DataFrame({"x": NUMBERS / 3, "Row": NUMBERS * 1.9 // 1}).cast(
+            {"Row": pl.Int32}
+        ),
+    ],
+    ids=["array", "pandas", "polars with gaps"],
+)
+def test_integers_that_number_the_rows_are_warned_of(estimator, numbered):
+    X = numbered()
+    column = "1" if isinstance(X, np.ndarray) else "'Row'"
+    message = f"^Every row of X has another integer in column {column}. Leave the"
+    with pytest.warns(UserWarning, match=message) as caught:
+        model = estimator().fit(X)
+    assert sum("numbers the rows" in str(one.message) for one in caught) == 1
+    assert {one.filename for one in caught} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.score_samples(X)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        NUMBERS.astype(float),  # no integers
+        NUMBERS**2,  # far apart
+        NUMBERS % 149,  # one of them twice
+        np.r_[NUMBERS[NUMBERS < 90], 1000:1060],
+    ],
+)
+def test_other_numbers_are_not_warned_of(column):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gaussian().fit(pd.DataFrame({"a": column, "b": NUMBERS % 7}))
+        gaussian().fit(np.arange(60).reshape(30, 2))

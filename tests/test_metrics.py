@@ -4,6 +4,8 @@ import inspect
 import tracemalloc
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -531,7 +533,6 @@ def test_round_trip_that_ends_nowhere():
 
 
 def test_round_trip_keeps_the_names_of_columns():
-    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(gaussians(5, 2), columns=["a", "b"])
 
     class Named(Affine):
@@ -670,6 +671,27 @@ def test_latent_result():
 def test_bad_samples(function, X, Y, message):
     with pytest.raises(ValueError, match=message):
         function(X, Y)
+
+
+@pytest.mark.parametrize("function", TWO_SAMPLES)
+def test_samples_in_data_frames(function):
+    numbers = {"a": [0.5, 1.5, 2.5], "b": [3, 4, 5], "c": [True, False, True]}
+    X, Y = pd.DataFrame(numbers), pd.DataFrame(numbers) + 1
+    arrays = X.to_numpy(dtype=float), Y.to_numpy(dtype=float)
+    fixed = {} if function is mmd else {"random_state": 0}
+    assert function(X, Y, **fixed) == function(*arrays, **fixed)
+    assert function(pl.DataFrame(numbers), Y, **fixed) == function(*arrays, **fixed)
+    with pytest.raises(ValueError, match=r"^Y must have its columns in the order of X"):
+        function(X, Y[["b", "a", "c"]])
+    days = pd.date_range("2024-01-01", periods=3)
+    text = X.assign(city=["u", "v", "v"], day=days, kind=pd.Categorical([1, 2, 2]))
+    expected = (
+        "text, categories or dates in these columns: 'city', 'day', 'kind'. .*One"
+    )
+    with pytest.raises(ValueError, match=f"^X has {expected}"):
+        function(text, text)
+    with pytest.raises(ValueError, match=r"^Y has .* columns: 'city'\. "):
+        function(X, pl.DataFrame({**numbers, "city": ["u", "v", "v"]}))
 
 
 @pytest.mark.parametrize(

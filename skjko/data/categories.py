@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
+import re
 from dataclasses import asdict, dataclass
 
 import narwhals.stable.v2 as nw
@@ -12,6 +13,9 @@ import numpy as np
 _FEW, _LEAST_ROWS = 10, 5
 # What a category can be.
 _VALUES = (str, bool, int, float)
+# Texts that are dates, year first or last, or numbers with a decimal point or comma.
+_DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3\d{4})(?!\d)")
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 
 
 @dataclass
@@ -95,7 +99,7 @@ class Categories:
                     f"and {owner} could not convert it: less than {_LEAST_ROWS} rows a "
                     "category tell nothing of their probabilities. Leave the column "
                     "out if it is a name or a number of the rows, else merge rare "
-                    "categories into one."
+                    f"categories into one.{_looks_like(column.values)}"
                 )
             columns[j] = column
         return cls(columns)
@@ -201,6 +205,27 @@ def _is_category(series):
         return False
     values = [v for v in series.to_list() if _plain(v) is not None]
     return bool(values) and all(isinstance(v, str) for v in values)
+
+
+def _looks_like(values):
+    """What to say of categories that are dates or numbers as text."""
+    texts = [v.strip() for v in values if isinstance(v, str)]
+    if len(texts) < len(values):
+        return ""
+    such = f", such as {values[0]!r}"
+    if all(_DATE.match(text) for text in texts):
+        return (
+            f" Its values look like dates{such}: read them, as by pandas.to_datetime, "
+            "and turn them into numbers, such as days since the first."
+        )
+    if all(_NUMBER.fullmatch(text) for text in texts):
+        with_comma = any("," in text for text in texts)
+        how = " with a decimal point in place of the comma" if with_comma else ""
+        return (
+            f" Its values look like numbers{such}: convert them{how}, as by "
+            "pandas.to_numeric."
+        )
+    return ""
 
 
 def _learn(series):

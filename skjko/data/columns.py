@@ -32,12 +32,20 @@ _BOOLS = (bool, np.bool_)
 _MOST_NAMED = 5
 # The most that code to leave them out has.
 _MOST_SHOWN = 20
-# How to leave columns out, and rows with missing values, by the kind of the table.
+# So few different integers, such as years, can be close by chance.
+_FEW_ROWS = 100
+# How to leave columns out, how to take those of a fit, and how to leave out rows with
+# missing values, by the kind of the table.
 _DROP_COLUMNS = {
     "pandas": "{name} = {name}.drop(columns={which})",
     "polars": "{name} = {name}.drop({which})",
     "pyarrow": "{name} = {name}.drop_columns({which})",
     "numpy": "{name} = np.delete({name}, {which}, axis=1)",
+}
+_SELECT_COLUMNS = {
+    "pandas": "{name} = {name}[model.feature_names_in_]",
+    "polars": "{name} = {name}.select(model.feature_names_in_)",
+    "pyarrow": "{name} = {name}.select(list(model.feature_names_in_))",
 }
 _DROP_ROWS = {
     "pandas": "{name} = {name}.dropna()",
@@ -198,6 +206,48 @@ def infinite_message(array, X, owner, name="X"):
             f"row {first['infinity']}. Correct the values, or drop the rows."
         )
     return " ".join(said) or None
+
+
+def row_numbers(array, frame):
+    """Return which columns may number the rows: integers, all different and close.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n_samples, n_features)
+        The numbers of the table.
+    frame : narwhals DataFrame or None
+        The table itself.
+    """
+    n, d = array.shape
+    if frame is None:
+        are_integers = [array.dtype.kind in "iu"] * d
+    else:
+        are_integers = [dtype.is_integer() for dtype in frame.schema.values()]
+    found = []
+    for j in np.flatnonzero(are_integers) if n > _FEW_ROWS else ():
+        span = float(array[:, j].max()) - float(array[:, j].min())
+        # Some rows may have been left out.
+        if n <= span + 1 < 2 * n and len(np.unique(array[:, j])) == n:
+            found.append(int(j))
+    return found
+
+
+def select_message(X, names, name="X"):
+    """Return how to take the columns of a fit, or None if a table has not all of them.
+
+    Parameters
+    ----------
+    X : array-like or data frame
+    names : sequence of str
+        Of the columns of the fit.
+    name : str
+        Of the argument.
+    """
+    frame = frame_of(X, name)
+    code = _SELECT_COLUMNS.get(container_of(frame))
+    if code is None or not len(names) or not set(names) <= set(labels_of(frame)):
+        return None
+    return f"Take the columns of the fit, in their order: {code.format(name=name)}."
 
 
 def missing_message(counts, row, labels, container, owner, name):

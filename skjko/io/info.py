@@ -2,9 +2,10 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from skjko.io import format as file_format
@@ -198,3 +199,39 @@ def _plain(value: Any, shapes: Mapping[str, tuple], depth: int = 0) -> Any:
     if value.keys() == {"object", "state"}:
         return {"class": str(value["object"]), **inner(value["state"])}
     return dict(value)
+
+
+def described(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines of text about a file.
+
+    Parameters
+    ----------
+    found : dict
+        As `file_info` returns it.
+    """
+    size = f"{found['n_bytes'] / 1000:.0f} kB, format version {found['format_version']}"
+    yield f"{found['class']}, {size}"
+    if not found["is_complete"]:
+        yield "DAMAGED: the file is not as long as its header says"
+    yield f"{len(found['features'])} features, fitted on a {found['container']} table:"
+    for feature in found["features"]:
+        values = feature.get("categories")
+        told = "" if values is None else f": {', '.join(map(str, values[:8]))}"
+        more = "" if values is None or len(values) <= 8 else ", ..."
+        yield f"  {feature['name']} ({feature['type']}){told}{more}"
+    n = len(found["step_sizes"])
+    names = [*found["transforms"], f"{n} block{'s' * (n != 1)}"]
+    if found["base"] is not None:
+        names.append(f"base {found['base']}")
+    yield f"model: {', '.join(names)}; {found['n_weights']} numbers"
+    if found["validation_score"] is not None:
+        yield f"validation score: {found['validation_score']:.4f} nats"
+    if "threshold" in found:
+        yield (
+            f"threshold: {found['threshold']:.4f} ({found['statistic']}), "
+            f"{found['n_calibration']} calibration samples"
+        )
+    yield "parameters, without those that are None:"
+    for name, value in found["parameters"].items():
+        if value is not None:
+            yield f"  {name} = {json.dumps(value)}"

@@ -2,7 +2,9 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import functools
 import io
+import re
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -34,6 +36,9 @@ def file_format_of(path: str, given: str | None) -> str:
 def read_table(path: str, given: str | None = None, text: Sequence[str] = ()) -> Any:
     """Read a table.
 
+    Columns of CSV are separated by semicolons or tabs if its header has more of them
+    than commas. Numbers then may have a decimal comma.
+
     Parameters
     ----------
     path : str
@@ -64,18 +69,39 @@ def read_table(path: str, given: str | None = None, text: Sequence[str] = ()) ->
     try:
         if kind == "parquet":
             return pl.read_parquet(io.BytesIO(content))
-        header = pl.read_csv(io.BytesIO(content), n_rows=0, infer_schema_length=0)
-        return pl.read_csv(
-            io.BytesIO(content),
-            # All rows decide on the types.
-            infer_schema_length=None,
-            null_values=list(MISSING),
-            try_parse_dates=True,
-            schema_overrides={name: pl.String for name in text if name in header},
-        )
+        return _read_csv(content, text)
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         what = str(error).strip().partition("\n")[0]
         raise ValueError(f"{_name(path)} is no {kind} table: {what}") from error
+
+
+def _read_csv(content, text):
+    """Read CSV, with the separator of its header and the decimal mark of its values."""
+    import polars as pl
+
+    separator = _separator(content)
+    header = pl.read_csv(content, separator=separator, n_rows=0, infer_schema_length=0)
+    read = functools.partial(
+        pl.read_csv,
+        content,
+        separator=separator,
+        # All rows decide on the types.
+        infer_schema_length=None,
+        null_values=list(MISSING),
+        try_parse_dates=True,
+        schema_overrides={name: pl.String for name in text if name in header},
+    )
+    if separator == ",":
+        return read()
+    # With the wrong mark, numbers are text.
+    tables = [read(decimal_comma=comma) for comma in (False, True)]
+    return max(tables, key=lambda table: table.dtypes.count(pl.Float64))
+
+
+def _separator(content):
+    """The separator of a CSV file: the most frequent one of its header."""
+    line = content.partition(b"\n")[0].decode(errors="replace")
+    return max(",;\t", key=re.sub('"[^"]*"', "", line).count)
 
 
 def table_of(samples: Any) -> Any:

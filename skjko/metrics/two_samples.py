@@ -5,6 +5,7 @@
 from numbers import Integral, Real
 from typing import Literal
 
+import narwhals.stable.v2 as nw
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist, pdist
@@ -27,7 +28,32 @@ _ROUNDING = 1e-12
 _BANDWIDTH = [Interval(Real, 0, None, closed="neither"), StrOptions({"median"})]
 
 
+def _labels(X: ArrayLike, name: str) -> list[str]:
+    """Labels of a data frame, which has to have numbers; none of anything else."""
+    frame = nw.from_native(X, pass_through=True)
+    types = frame.schema if isinstance(frame, nw.DataFrame) else {}
+    kinds = (nw.String, nw.Categorical, nw.Enum)
+    wrong = [
+        repr(label)
+        for label, dtype in types.items()
+        if isinstance(dtype, kinds) or dtype.is_temporal()
+    ]
+    if wrong:
+        raise ValueError(
+            f"{name} has text, categories or dates in these columns: "
+            f"{', '.join(wrong)}. Distances need numbers. Encode the columns in X and "
+            "Y alike, as by sklearn.preprocessing.OneHotEncoder, and scale the others; "
+            "or leave them out."
+        )
+    return list(types)
+
+
 def _check_samples(X: ArrayLike, Y: ArrayLike) -> tuple[Floats, Floats]:
+    of_X, of_Y = _labels(X, "X"), _labels(Y, "Y")
+    if of_X != of_Y and set(of_X) == set(of_Y):
+        raise ValueError(
+            f"Y must have its columns in the order of X, {of_X}. Got {of_Y} instead."
+        )
     X = check_array(X, dtype=np.float64, input_name="X")
     Y = check_array(Y, dtype=np.float64, input_name="Y")
     if X.shape[1] != Y.shape[1]:
@@ -112,8 +138,9 @@ def mmd(
     Raises
     ------
     ValueError
-        If the data hold NaN or infinity, the numbers of features differ, the bandwidth
-        is not positive, or "median" finds that half of the distances are zero.
+        If the data hold NaN, infinity, text or dates, the numbers of features or the
+        order of the columns differ, the bandwidth is not positive, or "median" finds
+        that half of the distances are zero.
 
     See Also
     --------
@@ -318,8 +345,8 @@ def sliced_wasserstein(
     Raises
     ------
     ValueError
-        If the data hold NaN or infinity, the numbers of features differ, or a parameter
-        is out of its range.
+        If the data hold NaN, infinity, text or dates, the numbers of features or the
+        order of the columns differ, or a parameter is out of its range.
 
     Notes
     -----

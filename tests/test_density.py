@@ -88,6 +88,7 @@ def density(request, X):
             field=MLPField((32, 32)),
             max_blocks=2,
             max_iter=80,
+            solver=RungeKutta(tol=2e-4),
             random_state=0,
         ).fit(X)
     if request.param == "gaussian":

@@ -152,11 +152,11 @@ def test_flow_has_names_of_data_and_components(of_table):
 
 
 def test_transforms_that_move_nothing_have_no_panel(of_table):
-    # The bounds are those of the categories.
+    # The bounds and the cells are those of the categories.
     steps = [type(step).__name__ for step in of_table.transforms_]
-    assert "Bounds" in steps
+    assert {"Bounds", "NormalCells"} < set(steps)
     display = of(FlowDisplay.from_estimator, of_table, table(), features=[1, 2])
-    assert len(display.axes_) == len(steps)
+    assert len(display.axes_) == 1 + len(steps) - 2
     assert "after mapping the bounds" not in display.titles
 
 

@@ -358,9 +358,11 @@ def test_refit_forgets_the_first_fit(X, fresh):
 def test_clone_is_unfitted_with_the_same_parameters(density, X):
     copy = clone(density)
     parameters = copy.get_params(), density.get_params()
-    fields = [p.pop("field").get_params() for p in parameters]
+    for name in ("field", "solver"):
+        one, other = (p.pop(name) for p in parameters)
+        assert one is not other
+        assert one.get_params() == other.get_params()
     assert parameters[0] == parameters[1]
-    assert fields[0] == fields[1]
     with pytest.raises(NotFittedError):
         copy.score(X)
 

@@ -29,6 +29,9 @@ from skjko.transforms.base import Chain, normal_log_prob
 from skjko.transforms.mixture_map import MixtureMap
 
 _BASE = StandardNormal()
+# The largest coordinate of a validation sample in a direction in which the training
+# samples do not vary: they may lack what only other splits have.
+_FARTHEST = 10.0
 
 
 class Candidate:
@@ -273,7 +276,8 @@ def fold_of(chain, X, weight, validation, device, mapped=None):
     V, val_weight = validation
     Y, log_det = chain.forward(V)
     n_active, end = V.shape[1] - chain.n_degenerate_, V.shape[1] - chain.n_context_
-    log_det = log_det + normal_log_prob(Y[:, n_active:end])
+    off = np.clip(Y[:, n_active:end], -_FARTHEST, _FARTHEST)
+    log_det = log_det + normal_log_prob(off)
     to = partial(torch.as_tensor, dtype=torch.float32, device=device)
     samples = Samples(
         to(Y[:, :n_active].copy()),

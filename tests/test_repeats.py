@@ -12,6 +12,7 @@ from sklearn.neighbors import KernelDensity
 from skjko import JKOFlowDensity, JKOFlowOutlierDetector, MLPField
 from skjko.data import repeats, splits
 from skjko.datasets import moons
+from skjko.transforms import MixtureMap
 
 EVERY = np.ones(2, dtype=bool)
 
@@ -146,6 +147,18 @@ def test_groups_stay_on_one_side(n):
         sides = [{number[tuple(x)] for x in part} for part in (train, validation)]
         assert sides[0].isdisjoint(sides[1])
         assert len(validation) >= 0.1 * n
+
+
+def test_a_feature_that_only_one_group_varies_in_leaves_selection_its_scores():
+    # Where the group validates, the training samples of the split lack that direction.
+    X, groups = normal(300, 3), np.arange(300)
+    X[:, 2], groups[:5] = 0, 0
+    X[:5, 2] = 1 + 0.1 * normal(5)[:, 0]
+    model = quick(init="mixture", max_blocks=0, discrete=None).fit(X, groups=groups)
+    assert np.isfinite([c.score for c in model.selection_]).all()
+    assert np.isfinite(model.validation_scores_).all()
+    # Two clusters, which one Gaussian takes for one.
+    assert model.transforms_.find(MixtureMap).n_components_ > 1
 
 
 def test_groups_of_the_user_decide():

@@ -39,9 +39,19 @@ class FlowEstimator(
 ):
     """Methods of a fitted estimator that has a `Model` and a `Table`."""
 
-    def _validated(self, X: ArrayLike) -> NDArray[Any]:
+    def _validated(self, X: ArrayLike, incomplete: bool = False) -> NDArray[Any]:
+        """Check samples, of which values may be missing as in the fit if asked for."""
         check_is_fitted(self)
-        return self._checked(X)
+        missing = self._model.missing
+        if missing is None:
+            return self._checked(X)
+        X = self._checked(X, allow_nan=True)
+        if incomplete:
+            self._check_seen(X, missing.seen)
+        else:
+            why = "but all values are needed here. Draw them first, by impute"
+            self._check_seen(X, np.zeros(X.shape[1], dtype=bool), "X", why)
+        return X
 
     def _validated_inside(self, X: ArrayLike) -> NDArray[Any]:
         X = self._validated(X)
@@ -54,7 +64,8 @@ class FlowEstimator(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples in data units.
+            Samples in data units. Values may be missing, as NaN or None, in features of
+            which values were missing in `fit`: the density is that of the others.
 
         Returns
         -------
@@ -66,7 +77,7 @@ class FlowEstimator(
             log-probability in them. It is a log-probability in features of which the
             sample has an atom (see `support_`).
         """
-        return self._told_scores(self._validated(X))
+        return self._told_scores(self._validated(X, incomplete=True))
 
     def _told_scores(self, X: NDArray[Any]) -> Floats:
         """Log-densities of validated samples, with a warning of those out of bounds."""
@@ -82,7 +93,7 @@ class FlowEstimator(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples in data units.
+            Samples in data units, with values missing as in `score_samples`.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -93,7 +104,7 @@ class FlowEstimator(
         score : float
             Mean log-density in nats, per sample.
         """
-        X = self._validated(X)
+        X = self._validated(X, incomplete=True)
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
@@ -210,6 +221,38 @@ class FlowEstimator(
         rng = check_random_state(random_state)
         parts = self._scorer.sample(n_samples, rng)
         return self._table.rebuild(n_samples, parts, self.support_)
+
+    def impute(self, X: ArrayLike, random_state: Seed = None) -> ArrayOrFrame:
+        """Draw missing values from their distribution given the others.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples in data units. Values may be missing, as NaN or None, in features
+            of which values were missing in `fit`.
+        random_state : int, RandomState instance or None, default=None
+            Source of randomness.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features), or DataFrame
+            The samples, completed, in the form that those of `sample` have. Every call
+            draws anew: for the uncertainty of what follows, look at several.
+
+        Notes
+        -----
+        Of completions that a mixture of Gaussians proposes, one is drawn by its
+        density (sampling-importance resampling, Rubin 1987). Where the density is such
+        a mixture itself, the only one is kept.
+        """
+        X = self._validated(X, incomplete=True)
+        self.support_.check(X, self._table)
+        rng, model = check_random_state(random_state), self._scorer
+        completed = np.asarray(X, dtype=np.float64)
+        if model.missing is not None:
+            completed = model.missing.impute(model, X, rng)
+        rows = [(slice(0, len(X)), completed)]
+        return self._table.rebuild(len(X), rows, self.support_)
 
     def likelihood_error(self, X: ArrayLike) -> Floats:
         """Compare log-densities with those of a tight adaptive solve.

@@ -174,7 +174,7 @@ def fit(
     extra = [name for name in (weights, groups) if name is not None]
     tables.choose(table, data, extra, ())
     used = columns or [name for name in table.columns if name not in extra]
-    X, rows = _features(table, data, used, drop, drop_missing)
+    X, rows = _features(table, data, used, drop, drop_missing, may_miss=True)
     others = table[rows].select(extra)
     if extra:
         tables.without_missing(others, data, drop=False)
@@ -217,7 +217,8 @@ def score(model, data, columns, drop, drop_missing, form, output, mean):
             f"{model} is a {info['class']}, whose scores are no log-densities. Score "
             "without --mean, or fit a density: skjko fit DATA -o MODEL."
         )
-    X, rows = _known_features(info, data, columns, drop, drop_missing, form)
+    given = info, data, columns, drop, drop_missing, form
+    X, rows = _known_features(*given, may_miss=is_density)
     scores = estimator.score_samples(X)
     if mean:
         tables.write_bytes(f"{scores.mean()}\n".encode(), output)
@@ -378,10 +379,16 @@ def _check_folder(path):
         raise ValueError(f"There is no folder {str(folder)!r} to write {path!r} to.")
 
 
-def _features(table, path, columns, drop, drop_missing):
-    """The columns of a table to fit to, without missing values, and their rows."""
+def _features(table, path, columns, drop, drop_missing, may_miss=False):
+    """The columns of a table to fit to, and the numbers of their rows.
+
+    Rows with missing values are left out if asked for, else an error unless they may
+    have them.
+    """
     X = tables.choose(table, path, columns, drop)
     tables.check_types(X, path)
+    if may_miss and not drop_missing:
+        return X, np.arange(len(X))
     X, rows = tables.without_missing(X, path, drop_missing)
     if len(X) < len(table):
         n, n_left_out = len(table), len(table) - len(X)
@@ -389,7 +396,7 @@ def _features(table, path, columns, drop, drop_missing):
     return X, rows
 
 
-def _known_features(info, path, columns, drop, drop_missing, form):
+def _known_features(info, path, columns, drop, drop_missing, form, may_miss=False):
     """Rows of a table for a model, with its columns."""
     features = info["features"]
     names = [f["name"] for f in features if isinstance(f["name"], str)]
@@ -411,7 +418,8 @@ def _known_features(info, path, columns, drop, drop_missing, form):
             f"The model has {len(features)} features without names, and {path} "
             f"{n_columns} columns. Name {len(features)} of them with --columns."
         )
-    X, rows = _features(table, path, columns or names, drop, drop_missing)
+    used = columns or names
+    X, rows = _features(table, path, used, drop, drop_missing, may_miss)
     # A model of an array knows no names.
     return (X if names else X.to_numpy()), rows
 

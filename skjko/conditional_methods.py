@@ -15,7 +15,6 @@ from skjko.base import started, warn_outside, weighted_mean
 from skjko.components import VelocityField
 from skjko.condition import Condition
 from skjko.data.categories import Categories
-from skjko.data.columns import column_name
 from skjko.data.frames import Table, check_values
 from skjko.fitted import Fitted
 from skjko.fitted_flow import FittedFlow
@@ -59,13 +58,7 @@ class ConditionalMethods(FittedFlow, CheckedInput):
                 self._fill[j] = -1.0 if j in coded else 0.0
                 if len(values) and j not in coded:
                     self._fill[j] = np.median(values)
-        if (is_missing & np.isnan(self._fill)).any():
-            i, j = np.argwhere(is_missing & np.isnan(self._fill))[0]
-            names = getattr(self, "feature_names_in_", None)
-            raise ValueError(
-                f"{name} contains NaN in row {i} of {column_name(names, j)}, of which "
-                "fit saw no missing value. Fill it in, or fit on data that have some."
-            )
+        self._check_seen(X, ~np.isnan(self._fill), name)
         if np.isnan(self._fill).all():
             return X
         told = is_missing[:, ~np.isnan(self._fill)]

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import copy
+import math
 import os
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -14,12 +15,12 @@ from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_sample_weight
 
-from skjko import config, fitting
+from skjko import completion, config, fitting
 from skjko.base import FlowEstimator
 from skjko.callback_support import CallbackSupport
 from skjko.components import JKOSchedule, RungeKutta, VelocityField
-from skjko.data import repeats
-from skjko.data.frames import Table, check_values
+from skjko.data import chunks, repeats
+from skjko.data.frames import Table, check_missing, check_values
 from skjko.export.estimators import Exported, scorer
 from skjko.fitted_flow import record
 from skjko.flow import group, threads
@@ -28,10 +29,15 @@ from skjko.inputs import warn_user
 from skjko.io import checkpoint as checkpoints
 from skjko.io.persistence import Saved
 from skjko.listeners import of_fit
+from skjko.missing import Proposal
 from skjko.summary import fit_warnings
 from skjko.support import Support
 from skjko.transforms.base import Transform
 from skjko.typing import PerFeature, Seed, typed
+
+# Share of the time limit after which missing values are drawn for the last time before
+# the training.
+_COMPLETION_SHARE = 0.1
 
 
 class JKOFlowDensity(
@@ -161,6 +167,12 @@ class JKOFlowDensity(
 
     support_ : Support
         The `grid` of discrete features, `atoms`, and `lower` and `upper` bounds.
+
+    missing_ : Proposal or None
+        Of missing values given the others; None if none was missing. Scores of samples
+        with missing values are averages over `n_draws` completions, with a mean `error`
+        in nats; of one completion they are exact. `seen` are the features that may miss
+        values.
 
     selection_ : list of Bunch
         Candidates for what stands in front of the blocks: names of their `transforms`,
@@ -314,7 +326,9 @@ class JKOFlowDensity(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            The data, in any units. At least two samples.
+            The data, in any units. At least two samples. Missing values, as NaN or
+            None, are taken to be missing at random given the others: they are drawn
+            from a mixture of Gaussians before the training.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -322,7 +336,8 @@ class JKOFlowDensity(
             that are equal are one, with their summed weight.
         X_val : array-like of shape (n_val_samples, n_features), default=None
             Validation samples in place of a random part of `X`: for time series, where
-            a random split would leak. Needs `early_stopping=True`.
+            a random split would leak. Needs `early_stopping=True`. Values may be
+            missing where some of `X` are.
         groups : array-like of shape (n_samples,), default=None
             Labels of samples that belong together, such as those of one patient: they
             stay on one side of every split. Samples that are equal up to rounding do
@@ -336,9 +351,9 @@ class JKOFlowDensity(
         Raises
         ------
         ValueError
-            If the data hold NaN, infinity, strings, values outside of the bounds or
-            fewer than two samples of positive weight, a parameter is invalid, or a file
-            of the checkpoint is damaged.
+            If the data hold infinity, dates, values outside of the bounds, features
+            without values or fewer than two samples of positive weight, a parameter is
+            invalid, or a file of the checkpoint is damaged.
         """
         clock = Clock(group.current())
         listeners: list = of_fit(self, clock)
@@ -349,7 +364,9 @@ class JKOFlowDensity(
         )
         table = Table.of(frame, self._categories)
         owner = type(self).__name__
-        support = Support.learn(X, table, self.bounds, self.discrete, owner)
+        incomplete = chunks.first_true(np.isnan, X) is not None
+        everywhere = completion.filled(X, np.random.RandomState(0)) if incomplete else X
+        support = Support.learn(everywhere, table, self.bounds, self.discrete, owner)
         support.check(X, table)
         if X_val is not None:
             support.check(X_val, table, "X_val")
@@ -364,6 +381,12 @@ class JKOFlowDensity(
             listeners.append(store)
         seed = clock.group.same(rng.randint(2**31 - 1))
         split_seed = seed if earlier is None else earlier.seed
+        observed = X
+        if incomplete:
+            rng = np.random.RandomState([split_seed, 2])
+            limit = math.inf if self.time_limit is None else self.time_limit
+            parts = X, weight, X_val, support, rng
+            X, X_val = completion.complete(*parts, _COMPLETION_SHARE * limit)
         fit_config, field = config.fit_config(
             self, len(X), n_effective, support, earlier
         )
@@ -372,6 +395,9 @@ class JKOFlowDensity(
             errors = fitting.choose_steps(
                 fitted.model, points, X, split_seed, fit_config.tol
             )
+            if incomplete:
+                rng = np.random.RandomState([split_seed, 3])
+                fitted.model.missing = Proposal.of(fitted.model, observed, rng)
             fitted.parameters = copy.deepcopy(self.get_params(deep=False))
             estimator._table, estimator.field_ = table, field
             record(estimator, fitted, errors)
@@ -397,6 +423,17 @@ class JKOFlowDensity(
     def _scoring_module(self):
         return scorer(self, self._table), ("log_density",)
 
+    def __sklearn_tags__(self):
+        """Return scikit-learn's tags."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    @property
+    def missing_(self):
+        """The distribution of missing values given the others, or None."""
+        return self._model.missing
+
     def _earlier_fit(self):
         """The fit to go on from, or None."""
         if not (self.warm_start and hasattr(self, "_fitted") and self._fitted.rounds):
@@ -411,7 +448,8 @@ class JKOFlowDensity(
     def _validated_for_fit(self, X, sample_weight, X_val, groups, earlier):
         """Checked arrays, without the samples of weight zero."""
         owner = type(self).__name__
-        X, table = self._checked(X, ensure_min_samples=2, reset=earlier is None), X
+        table, first = X, earlier is None
+        X = self._checked(X, ensure_min_samples=2, reset=first, allow_nan=True)
         for name, given in (("X_val", X_val), ("groups", groups)):
             if given is not None and not self.early_stopping:
                 raise ValueError(
@@ -428,8 +466,15 @@ class JKOFlowDensity(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
             X, weight, groups = repeats.weighted(X, weight, groups, owner)
-        check_values(X, owner, table=table)
+        check_values(X, owner, table=table, allow_nan=True)
+        seen = check_missing(X, owner, table)
         if X_val is not None:
-            X_val, table = self._checked(X_val, "X_val"), X_val
-            check_values(X_val, owner, "X_val", table)
+            X_val, table = self._checked(X_val, "X_val", allow_nan=True), X_val
+            check_values(X_val, owner, "X_val", table, allow_nan=True)
+            self._check_seen(X_val, seen, "X_val")
+        if seen.any() and group.current().size > 1:
+            raise ValueError(
+                f"X has missing values, which {owner} does not take in several "
+                "processes. Fill them in, as by sklearn.impute, or drop their rows."
+            )
         return X, weight, X_val, groups

@@ -88,6 +88,39 @@ class CheckedInput:
             self._check_features(array, name)
         return array
 
+    def _check_seen(
+        self,
+        X: NDArray[Any],
+        seen: NDArray[np.bool_],
+        name: str = "X",
+        why: str = (
+            "of which fit saw no missing value. Fill it in, or fit on data that have "
+            "some"
+        ),
+    ) -> None:
+        """Raise a ValueError if other features miss values than may.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+        seen : ndarray of bool of shape (n_features,)
+            Those that may.
+        name : str, default="X"
+            Of the samples, in the message.
+        why : str
+            What to say of a feature that may not.
+        """
+
+        def is_new(rows: NDArray[Any]) -> NDArray[np.bool_]:
+            return np.isnan(rows) & ~seen
+
+        found = chunks.first_true(is_new, X)
+        if found is not None:
+            column = column_name(getattr(self, "feature_names_in_", None), found[1])
+            raise ValueError(
+                f"{name} contains NaN in row {found[0]} of {column}, {why}."
+            )
+
     def _check_features(self, table: ArrayLike, name: str) -> None:
         """Check that a table has the features of the fit, and their order."""
         try:
@@ -127,7 +160,10 @@ class CheckedInput:
         except ValueError as error:
             text = str(error)
             if text.startswith(f"Input {name} contains"):
-                text = infinite_message(_floats(array), X, owner, name) or text
+                found = _floats(array)
+                if allow_nan:
+                    found = np.where(np.isnan(found), 0.0, found)
+                text = infinite_message(found, X, owner, name) or text
             elif name == "X" or name in text:
                 raise
             else:

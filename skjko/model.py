@@ -11,6 +11,7 @@ import torch
 from skjko.data import chunks
 from skjko.flow import step_selection, threads
 from skjko.flow.blocks import CHUNK_SIZE, Flow, in_chunks
+from skjko.missing import Proposal
 from skjko.transforms.base import Chain, normal_log_prob
 from skjko.transforms.whitening import FARTHEST
 
@@ -34,11 +35,13 @@ class Model:
     base : Chain
         From the flow's base distribution to the standard normal; without steps the base
         is standard normal itself.
+    missing : Proposal, optional
+        Of missing values, where samples may have them.
     """
 
-    def __init__(self, support, transforms, flow, base):
+    def __init__(self, support, transforms, flow, base, missing=None):
         self.support, self.transforms = support, transforms
-        self.flow, self.base = flow, base
+        self.flow, self.base, self.missing = flow, base, missing
         self.device = torch.device("cpu")
 
     @property
@@ -66,7 +69,11 @@ class Model:
         if device.type == "cpu":
             return self
         moved = Model(
-            self.support, self.transforms, copy.deepcopy(self.flow), self.base
+            self.support,
+            self.transforms,
+            copy.deepcopy(self.flow),
+            self.base,
+            self.missing,
         )
         moved.flow, moved.device = moved.flow.to(device), device
         return moved
@@ -74,12 +81,26 @@ class Model:
     def log_density(self, X):
         """Return the log-density of every sample, in nats and units of the data.
 
-        In discrete features it is averaged over the cell around the sample.
+        In discrete features it is averaged over the cell around the sample. With
+        missing values it is that of the others.
         """
-        by_samples = partial(self._by_samples, self._log_density)
-        scores = self.support.average(by_samples, X)
+        if self.missing is not None:
+            incomplete = np.isnan(X).any(axis=1)
+            if incomplete.any():
+                scores = np.empty(len(X))
+                scores[~incomplete] = self._averaged(X[~incomplete])
+                scores[incomplete] = self.missing.log_density(self, X[incomplete])
+                return scores
+        return self._averaged(X)
+
+    def _averaged(self, X):
+        scores = self.support.average(self.log_density_of_opened, X)
         # What is no number, where nobody has looked for it, has no density.
         return np.where(np.isnan(scores), -np.inf, scores)
+
+    def log_density_of_opened(self, U):
+        """Return log-densities of opened positions, not averaged over cells."""
+        return self._by_samples(self._log_density, U)
 
     def log_density_at(self, X):
         """Return the same at the centres of cells, which is faster by far."""
@@ -286,17 +307,24 @@ class Model:
             "support": self.support,
             "transforms": self.transforms,
             "base": self.base,
+            "missing": self.missing,
         }
 
     @classmethod
     def from_state(cls, state):
         """Return a model without blocks of a state."""
-        kinds = {"support": object, "transforms": Chain, "base": Chain}
+        kinds = {
+            "support": object,
+            "transforms": Chain,
+            "base": Chain,
+            "missing": (Proposal, type(None)),
+        }
         if state.keys() != kinds.keys() or not all(
             isinstance(state[name], kind) for name, kind in kinds.items()
         ):
             raise ValueError("the state of the model is incomplete")
-        return cls(state["support"], state["transforms"], Flow(), state["base"])
+        parts = state["support"], state["transforms"], Flow(), state["base"]
+        return cls(*parts, state["missing"])
 
 
 def _is_finite(z):

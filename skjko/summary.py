@@ -157,6 +157,13 @@ def _why(density):
     n_degenerate = density.transforms_.n_degenerate_ - density.transforms_.n_context_
     if n_degenerate:
         yield f"{_plural(n_degenerate, 'degenerate direction')}, outside of the flow"
+    missing = getattr(density, "missing_", None)
+    if missing is not None:
+        how = "exact"
+        if not missing.is_exact:
+            how = f"by {missing.n_draws} completions, {missing.error:.2g} nats off"
+        where = _features(np.flatnonzero(missing.seen), names)
+        yield f"missing values: in {where}, scores of the others {how}"
     chosen = [c for c in density.selection_ if c.chosen]
     others = [c for c in density.selection_ if not c.chosen]
     if chosen and others:

@@ -242,17 +242,36 @@ class Support:
     def _average_opened(
         self, log_density: Callable[[NDArray[Any]], Floats], X: Floats
     ) -> Floats:
-        U, cells = self.atoms.open(X), self.atoms.cells(X)
-        is_atom = cells.any(axis=1)
-        columns = np.r_[self.grid.columns, self.atoms.features]
+        U, columns, widths = self.cells_of(X)
+        is_atom = widths[:, len(self.grid.columns) :].any(axis=1)
         averaged = self.grid.average(log_density, U[~is_atom])
         scores = np.empty((*averaged.shape[:-1], len(X)))
         scores[..., ~is_atom] = averaged
         if is_atom.any():
-            steps = self.grid.step[self.grid.columns]
-            widths = np.hstack([np.tile(steps, (len(X), 1)), cells])[is_atom]
-            scores[..., is_atom] = average(log_density, U[is_atom], columns, widths)
+            part = U[is_atom], columns, widths[is_atom]
+            scores[..., is_atom] = average(log_density, *part)
         return scores
+
+    def cells_of(self, X: Floats) -> tuple[Floats, NDArray[np.int_], Floats]:
+        """Return the cells that samples are in.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            In data units.
+
+        Returns
+        -------
+        U : ndarray of shape (n_samples, n_features)
+            Opened positions of the centres.
+        columns : ndarray of int of shape (n_columns,)
+            Discrete features, and those with atoms.
+        widths : ndarray of shape (n_samples, n_columns)
+            Of the cells, in data units; 0 where a value is no atom.
+        """
+        columns = np.r_[self.grid.columns, self.atoms.features]
+        steps = np.tile(self.grid.step[self.grid.columns], (len(X), 1))
+        return self.atoms.open(X), columns, np.hstack([steps, self.atoms.cells(X)])
 
     def with_context(self, n_context: int) -> "Support":
         """Return the support of samples with more columns, of a condition.
@@ -326,7 +345,7 @@ class Support:
             )
 
     def _outside(self, X: Floats) -> NDArray[np.bool_]:
-        return self.bounds.outside(self.atoms.open(X))
+        return self.bounds.outside(self.atoms.open(X)) & ~np.isnan(X)
 
     def outside_message(
         self, X: NDArray[Any], scores: Floats, table: Table

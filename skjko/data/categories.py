@@ -133,12 +133,13 @@ class Categories:
         numbers = array[:, others]
         numbers = numbers[:, np.isfinite(numbers).all(axis=0)]
         for j, column in self.columns.items():
-            codes, k = array[:, j], len(column.values)
-            if column.ordered or k < 3 or np.isnan(codes).any():
+            there, k = ~np.isnan(array[:, j]), len(column.values)
+            if column.ordered or k < 3:
                 continue
-            order = np.argsort(_places(codes.astype(int), k, numbers), kind="stable")
+            codes = array[there, j].astype(int)
+            order = np.argsort(_places(codes, k, numbers[there]), kind="stable")
             column.values = [column.values[i] for i in order]
-            array[:, j] = np.argsort(order)[codes.astype(int)]
+            array[there, j] = np.argsort(order)[codes]
 
     def get_state(self):
         """Return what `from_state` needs."""

@@ -6,6 +6,7 @@ from numbers import Integral
 
 import numpy as np
 
+from skjko.data import chunks
 from skjko.data.categories import Categories, CategoryType
 from skjko.data.column_types import CONTAINERS, ColumnType, known
 from skjko.data.columns import (
@@ -212,8 +213,8 @@ class Table:
         return _MAKERS[self.container](self, types, columns)
 
 
-def check_values(X, owner, name="X", table=None):
-    """Raise a ValueError if values of an array are too large.
+def check_values(X, owner, name="X", table=None, allow_nan=False):
+    """Raise a ValueError if values of an array are too large, or missing.
 
     Parameters
     ----------
@@ -222,10 +223,14 @@ def check_values(X, owner, name="X", table=None):
         Of the estimator and of the argument, for messages.
     table : array-like or data frame, optional
         What the array was made from.
+    allow_nan : bool, default=False
+        Whether values may be missing.
     """
     # Without a copy of what may be a file.
-    size = np.maximum(X.max(axis=0).astype(float), -X.min(axis=0).astype(float))
-    j = int(size.argmax())
+    smallest, largest = (np.fmin, np.fmax) if allow_nan else (np.minimum, np.maximum)
+    low, high = smallest.reduce(X).astype(float), largest.reduce(X).astype(float)
+    size = largest(high, -low)
+    j = int((np.nan_to_num(size) if allow_nan else size).argmax())
     if np.isnan(size[j]):
         column = column_name(labels_of(frame_of(table)), j)
         raise ValueError(f"Input {name} contains NaN in {column}, as a missing value.")
@@ -237,6 +242,32 @@ def check_values(X, owner, name="X", table=None):
             f"{float(X[i, j]):.6g} in row {i}. {owner} takes differences of them, "
             "which would overflow. Change the unit."
         )
+
+
+def check_missing(X, owner, table=None):
+    """Return which features miss values; raise a ValueError if the others do not vary.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+    owner : str
+        Name of the estimator, for messages.
+    table : array-like or data frame, optional
+        What the array was made from.
+    """
+    seen = np.zeros(X.shape[1], dtype=bool)
+    for _, rows in chunks.in_float64(X):
+        seen |= np.isnan(rows).any(axis=0)
+    for j in np.flatnonzero(seen):
+        low, high = np.fmin.reduce(X[:, j]), np.fmax.reduce(X[:, j])
+        if not low < high:
+            column = column_name(labels_of(frame_of(table)), j)
+            what = "no values at all" if np.isnan(low) else f"no value but {low:g}"
+            raise ValueError(
+                f"X contains NaN in {column}, which has {what}: {owner} cannot tell "
+                "what is missing. Fill it in, or leave the column out."
+            )
+    return seen
 
 
 def _all_are(labels, kind):

@@ -66,7 +66,7 @@ def distinct(X, weight, groups, is_continuous, is_tied=None):
         groups = None if groups is None else groups[order]
     views = [] if groups is None else [groups]
     # Constants tell nothing.
-    is_continuous = is_continuous & (X.min(axis=0) < X.max(axis=0))
+    is_continuous = is_continuous & (np.fmin.reduce(X) < np.fmax.reduce(X))
     if is_continuous.any():
         tied = np.zeros(len(X), dtype=bool) if is_tied is None else is_tied(X)
         values = hashes(X)
@@ -146,7 +146,9 @@ def effective_number(weight, groups=None):
 
 def _order(X, weight):
     """Return an order of rows by their values, whatever the units of the features."""
-    low, high = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
+    low = np.fmin.reduce(X).astype(np.float64)
+    high = np.fmax.reduce(X).astype(np.float64)
+    X = np.where(np.isnan(X), high, X)
     # Halves first: sums and differences of the largest numbers would overflow.
     half = np.maximum(high / 2 - low / 2, np.finfo(float).tiny)
     away = np.abs((X - (low / 2 + high / 2)) / half)
@@ -161,7 +163,7 @@ def _near(X, is_continuous, tied):
     """Return labels that nearly equal rows share; none if there are no such rows."""
     n = len(X)
     some = X[np.linspace(0, n - 1, min(n, _N_RANGE)).astype(int)][:, is_continuous]
-    low, high = np.quantile(some.astype(np.float64), (0.25, 0.75), axis=0)
+    low, high = np.nanquantile(some.astype(np.float64), (0.25, 0.75), axis=0)
     d = some.shape[1]
     tolerance = min(_TOLERANCE, (_BY_CHANCE / n**2) ** (1 / d))
     with np.errstate(over="ignore"):
@@ -176,8 +178,9 @@ def _near(X, is_continuous, tied):
             with np.errstate(over="ignore", invalid="ignore"):
                 from_low = (rows[:, is_continuous] - low) / width
                 cells[where] = np.floor(from_low + shift) @ factors
-        # Those of others are whole numbers.
-        cells[tied] = np.arange(tied.sum()) + 0.5
+        # Those of others are whole numbers. Of missing values nothing is near.
+        alone = tied | np.isnan(cells)
+        cells[alone] = np.arange(alone.sum()) + 0.5
         ordered = np.sort(cells)
         if not (ordered[1:] == ordered[:-1]).any():
             continue

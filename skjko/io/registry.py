@@ -15,6 +15,7 @@ from skjko.flow.block_training import BlockResult
 from skjko.flow.records import BlockRecord, Round
 from skjko.flow.step_selection import Discretization
 from skjko.kernel_density import KernelDensity
+from skjko.missing import Proposal
 from skjko.model import Model
 from skjko.selection import CandidateRecord
 from skjko.support import Support
@@ -63,6 +64,7 @@ CLASSES: dict[str, type] = {
         Fitted,
         KernelDensity,
         Model,
+        Proposal,
         Round,
         Support,
         Table,

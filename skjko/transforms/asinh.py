@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from skjko.transforms.base import Transform, is_array, is_int
+from skjko.transforms.base import Elementwise, is_array, is_int
 from skjko.transforms.whitening import Whitening
 from skjko.typing import Floats
 
@@ -35,7 +35,7 @@ def subsample(n: int, size: int = _MAX_SAMPLES) -> NDArray[np.int_]:
     return np.linspace(0, n - 1, min(n, size)).astype(int)
 
 
-class Asinh(Transform):
+class Asinh(Elementwise):
     """Heavy tails drawn in: y = asinh((x - centre) / width), feature by feature.
 
     Near its centre the map is affine, many widths away a logarithm. A Gaussian behind
@@ -85,12 +85,14 @@ class Asinh(Transform):
             raise ValueError("the attributes of the asinh map do not make one")
         self.is_identity_ = not len(self.columns_)
 
-    def forward(self, X: Floats) -> tuple[Floats, Floats]:
-        """Map samples; see :meth:`Transform.forward`."""
+    def by_features(self, X: Floats) -> tuple[Floats, Floats]:
+        """Map samples; see :meth:`Elementwise.by_features`."""
         Y, u = X.copy(), in_widths(X, self.columns_, self.centre_, self.width_)
         Y[:, self.columns_] = np.arcsinh(u)
+        slopes = np.zeros(X.shape)
         # hypot, for the square of u may overflow.
-        return Y, -(np.log(np.hypot(1.0, u)) + np.log(self.width_)).sum(axis=1)
+        slopes[:, self.columns_] = -np.log(np.hypot(1.0, u)) - np.log(self.width_)
+        return Y, slopes
 
     def inverse(self, Y: Floats) -> Floats:
         """Map samples back; what would overflow becomes the largest numbers."""

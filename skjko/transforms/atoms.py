@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from skjko.data import repeats
-from skjko.transforms.base import Transform, is_array
+from skjko.transforms.base import Elementwise, is_array
 from skjko.typing import Floats
 
 # An atom has at least this share of the samples, and is in so many times as many
@@ -22,7 +22,7 @@ _N_SAMPLES = 10_000
 _TAIL = 0.05
 
 
-class Atoms(Transform):
+class Atoms(Elementwise):
     """Point masses of continuous features, opened to cells of some width.
 
     A zero of rainfall or a cap of an income repeats, though the other values of its
@@ -285,14 +285,14 @@ class Atoms(Transform):
             X[:, j] = np.where(is_atom, atoms[last], U[:, j] - edges[k])
         return X
 
-    def forward(self, X: Floats) -> tuple[Floats, Floats]:
-        """Map opened positions; see :meth:`Transform.forward`."""
-        log_det = np.zeros(len(X))
+    def by_features(self, X: Floats) -> tuple[Floats, Floats]:
+        """Map opened positions; see :meth:`Elementwise.by_features`."""
+        slopes = np.zeros(X.shape)
         for j, atoms, edges, _ in self._by_feature():
             for k, atom in enumerate(atoms):
                 is_in = (X[:, j] >= atom + edges[k]) & (X[:, j] <= atom + edges[k + 1])
-                log_det[is_in] += np.log(edges[k + 1] - edges[k])
-        return X.copy(), log_det
+                slopes[is_in, j] = np.log(edges[k + 1] - edges[k])
+        return X.copy(), slopes
 
     def inverse(self, Y: Floats) -> Floats:
         """Map back: the positions are the same."""

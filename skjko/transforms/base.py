@@ -187,6 +187,35 @@ class Transform(BaseEstimator):
         """
 
 
+class Elementwise(Transform):
+    """Base class of maps of single features, each by itself.
+
+    A subclass implements `by_features` in place of `forward`.
+    """
+
+    def by_features(self, X: Floats) -> tuple[Floats, Floats]:
+        """Map samples.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Samples in front of the map.
+
+        Returns
+        -------
+        Y : ndarray of shape (n_samples, n_features)
+            Their images.
+        log_derivatives : ndarray of shape (n_samples, n_features)
+            The logarithm of dy/dx of every feature, in nats.
+        """
+        raise NotImplementedError
+
+    def forward(self, X: Floats) -> tuple[Floats, Floats]:
+        """Map samples; see :meth:`Transform.forward`."""
+        Y, log_derivatives = self.by_features(X)
+        return Y, log_derivatives.sum(axis=1)
+
+
 class Chain(Transform):
     """Transforms one after another.
 

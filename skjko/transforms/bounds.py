@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from skjko.transforms.base import Transform, is_array
+from skjko.transforms.base import Elementwise, is_array
 from skjko.typing import Floats
 
 
-class Bounds(Transform):
+class Bounds(Elementwise):
     """Features with bounds to the real line, by a logarithm or a logit.
 
     With a lower bound a alone y = log(x - a), with an upper bound b alone
@@ -78,32 +78,31 @@ class Bounds(Transform):
         """
         return ~((self.lower < X) & (self.upper > X))
 
-    def forward(self, X: Floats) -> tuple[Floats, Floats]:
-        """Map samples; see :meth:`Transform.forward`.
+    def by_features(self, X: Floats) -> tuple[Floats, Floats]:
+        """Map samples; see :meth:`Elementwise.by_features`.
 
-        Samples that are not inside have no image: they get any position, and a
-        log-determinant of -inf, so that their density is zero.
+        Samples that are not inside have no image: they get any position, and
+        log-derivatives of -inf, so that their density is zero.
         """
-        Y, log_det = X.copy(), np.zeros(len(X))
+        Y, slopes = X.copy(), np.zeros(X.shape)
         inside = ~self.outside(X).any(axis=1)
         x = X[inside]
         j = self._below
         Y[np.ix_(inside, j)] = y = np.log(x[:, j] - self.lower[j])
-        part = -y.sum(axis=1)
+        slopes[np.ix_(inside, j)] = -y
         j = self._above
         Y[np.ix_(inside, j)] = y = -np.log(self.upper[j] - x[:, j])
-        part += y.sum(axis=1)
+        slopes[np.ix_(inside, j)] = y
         j = self._both
         below, above = np.log(x[:, j] - self.lower[j]), np.log(self.upper[j] - x[:, j])
         Y[np.ix_(inside, j)] = below - above
         # Halves, for the width itself may overflow.
         width = np.log(self.upper[j] / 2 - self.lower[j] / 2) + np.log(2)
-        part += (width - below - above).sum(axis=1)
-        log_det[inside] = part
+        slopes[np.ix_(inside, j)] = width - below - above
         bounded = np.r_[self._below, self._above, self._both]
         Y[np.ix_(~inside, bounded)] = 0.0
-        log_det[~inside] = -np.inf
-        return Y, log_det
+        slopes[np.ix_(~inside, bounded)] = -np.inf
+        return Y, slopes
 
     def inverse(self, Y: Floats) -> Floats:
         """Map back into the open intervals, however far out Y is."""

@@ -15,7 +15,7 @@ from skjko.flow import gaussian_mixture, threads
 from skjko.flow.mixture_growth import WEAK_PRIOR, Growth, Operations, Part
 from skjko.transforms import rosenblatt
 from skjko.transforms.asinh import MIN_SAMPLES, in_widths, subsample
-from skjko.transforms.base import Transform, is_array, is_int
+from skjko.transforms.base import Elementwise, is_array, is_int
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.whitening import Whitening
 from skjko.typing import Floats
@@ -33,7 +33,7 @@ _FARTHEST = 1e75
 _CHUNK_VALUES = 2**17
 
 
-class MarginalMixtures(Transform):
+class MarginalMixtures(Elementwise):
     """Features to normal ones: y = Phi^-1(F((x - centre) / width)), feature by feature.
 
     F is the distribution function of a mixture of normal distributions, with as many
@@ -117,12 +117,12 @@ class MarginalMixtures(Transform):
         )
 
     @threads.isolated()
-    def forward(self, X: Floats) -> tuple[Floats, Floats]:
-        """Map samples; see :meth:`Transform.forward`."""
-        Y, log_det = X.copy(), np.empty(len(X))
+    def by_features(self, X: Floats) -> tuple[Floats, Floats]:
+        """Map samples; see :meth:`Elementwise.by_features`."""
+        Y, slopes = X.copy(), np.zeros(X.shape)
         U = in_widths(X, self.columns_, self.centre_, self.width_)
-        Z, size = np.empty_like(U), max(1, _CHUNK_VALUES // self._weights.numel())
-        constant = np.log(self.width_).sum()
+        Z, changes = np.empty_like(U), np.empty_like(U)
+        size = max(1, _CHUNK_VALUES // self._weights.numel())
         for start in range(0, len(X), size):
             where = slice(start, start + size)
             u = torch.tensor(U[where])
@@ -134,9 +134,10 @@ class MarginalMixtures(Transform):
             log_prob = gaussian_mixture.log_prob(self._coefficients, x.T[..., None]).T
             change = log_prob + 0.5 * z.square() + 0.5 * math.log(2 * math.pi)
             Z[where] = torch.where(near, z, u).numpy()
-            log_det[where] = torch.where(near, change, 0.0).sum(1).numpy() - constant
+            changes[where] = torch.where(near, change, 0.0).numpy()
         Y[:, self.columns_] = Z
-        return Y, log_det
+        slopes[:, self.columns_] = changes - np.log(self.width_)
+        return Y, slopes
 
     def inverse(self, Y: Floats) -> Floats:
         """Map samples back; what would overflow becomes the largest numbers."""

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from skjko.transforms.base import Transform, is_array
+from skjko.transforms.base import Elementwise, is_array
 from skjko.typing import Floats
 
 WIDTH = 0.2
@@ -18,7 +18,7 @@ BELOW = float(ndtr(-0.5 / WIDTH))
 """Its probability below a cell, and above."""
 
 
-class NormalCells(Transform):
+class NormalCells(Elementwise):
     """Positions in cells by the quantile function of a normal that ends with the cell.
 
     Codes of categories have no neighbours. Dequantized uniformly, the values of one
@@ -82,14 +82,15 @@ class NormalCells(Transform):
             np.where(far, 0.0, inside), -0.5, 0.5
         )
 
-    def forward(self, X: Floats) -> tuple[Floats, Floats]:
-        """Map samples; see :meth:`Transform.forward`."""
-        j, Y = self._columns, X.copy()
+    def by_features(self, X: Floats) -> tuple[Floats, Floats]:
+        """Map samples; see :meth:`Elementwise.by_features`."""
+        j, Y, slopes = self._columns, X.copy(), np.zeros(X.shape)
         centres, inside = self._positions(X)
         z = ndtri(0.5 + inside * (1 - 2 * BELOW))
         Y[:, j] = centres + z * (WIDTH * self.step[j])
         slope = math.log(WIDTH * (1 - 2 * BELOW) * math.sqrt(2 * math.pi))
-        return Y, len(j) * slope + 0.5 * np.square(z).sum(axis=1)
+        slopes[:, j] = slope + 0.5 * np.square(z)
+        return Y, slopes
 
     def inverse(self, Y: Floats) -> Floats:
         """Map samples back; see :meth:`Transform.inverse`."""

@@ -182,6 +182,11 @@ class Whitening(Transform):
         self._log_det = float(-np.log(deviation).sum() - np.log(self.scale_).sum())
 
     @property
+    def directions(self) -> Floats:
+        """What one unit of each whitened direction, a row, is in scaled features."""
+        return self._inverse
+
+    @property
     def degenerate_features_(self) -> NDArray[np.bool_]:
         """Whether each feature is part of a degenerate direction.
 

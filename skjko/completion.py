@@ -1,0 +1,101 @@
+"""Training samples with missing values, completed before the training."""
+
+# SPDX-License-Identifier: BSD-3-Clause
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skjko.data import chunks
+from skjko.missing import Proposal
+from skjko.support import Support
+from skjko.transforms.asinh import Asinh
+from skjko.transforms.base import Chain, Transform
+from skjko.transforms.marginals import MarginalMixtures
+from skjko.typing import Floats
+
+# First one Gaussian, then mixtures, are fitted and missing values drawn again, so many
+# times, on so many samples.
+_N_GAUSSIANS, _N_MIXTURES, _N_SAMPLES = 10, 4, 20_000
+# Floating-point operations of each of these mixtures.
+_OPERATIONS = 3e9
+
+
+def filled(X: NDArray[Any], rng: np.random.RandomState) -> Floats:
+    """Return samples with missing values drawn from those of their feature.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        With NaN for missing values; not all of a feature.
+    rng : RandomState
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features)
+        In float64.
+    """
+    complete = chunks.empty(X.shape, np.float64)
+    complete[:] = X
+    for j in range(X.shape[1]):
+        missing = np.isnan(complete[:, j])
+        if missing.any():
+            values = complete[~missing, j]
+            complete[missing, j] = values[rng.randint(len(values), size=missing.sum())]
+    return complete
+
+
+def complete(
+    X: NDArray[Any],
+    weight: Floats,
+    X_val: NDArray[Any] | None,
+    support: Support,
+    rng: np.random.RandomState,
+    seconds: float = math.inf,
+) -> tuple[Floats, Floats | None]:
+    """Return training and validation samples with missing values drawn.
+
+    Given the values that are there, by a mixture of Gaussians behind maps of single
+    features: it is fitted to completed samples, and completes them again, in turn.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        In data units, with NaN for missing values, in random order.
+    weight : ndarray of shape (n_samples,)
+    X_val : ndarray of shape (n_val_samples, n_features) or None
+    support : Support
+    rng : RandomState
+    seconds : float
+        After which no other round begins.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features)
+    X_val : ndarray of shape (n_val_samples, n_features) or None
+    """
+    end = time.monotonic() + seconds
+    some, share = np.asarray(X[:_N_SAMPLES], dtype=float), weight[:_N_SAMPLES]
+    rows = filled(some, rng)
+    ordered = np.setdiff1d(np.arange(X.shape[1]), support.nominal)
+    seen = np.isnan(some).any(axis=0)
+    # Values that are there may be no picture of all: what bends features to it comes
+    # behind the rounds in which linear relations have said what is missing.
+    stages: list[tuple[Transform, int, float]] = [
+        (Asinh(), _N_GAUSSIANS, 0.0),
+        (MarginalMixtures(ordered), _N_MIXTURES, _OPERATIONS),
+    ]
+    for step, n_rounds, operations in stages:
+        U = support.dequantize(rows, rng)
+        maps = Chain([*support.maps, step]).fit(U, share)
+        for _ in range(n_rounds):
+            U = support.dequantize(rows, rng)
+            proposal = Proposal.fit(maps, U, share, seen, operations)
+            rows = proposal.draw(support, some, rng)
+            if time.monotonic() > end:
+                break
+    validation = None if X_val is None else proposal.draw(support, X_val, rng)
+    return proposal.draw(support, X, rng), validation

@@ -218,14 +218,21 @@ def test_time_limit_reaches_the_fit(run):
 
 
 def test_missing_values_are_an_error_with_the_remedy(run):
-    result = run("fit", "gaps.csv", "-o", "m", *FAST, code=1)
+    options = ("--time-limit", 1, "--save", "m")
+    result = run("outliers", "gaps.csv", *options, code=1)
     assert result.stderr == (
         "Error: gaps.csv has missing values: 2 in column 'income', 1 in column 'city'; "
         "in rows 3, 17 (row 0 is the first below the header). Leave these rows out "
         "with --drop-missing, or the columns with --drop NAME.\n"
     )
     assert not Path("m").exists()
-    run("fit", "gaps.csv", "-o", "m", "--drop", "income,city", *FAST)
+
+
+def test_densities_take_missing_values(run):
+    run("fit", "gaps.csv", "-o", "m", *FAST)
+    scores = frame(run("score", "m", "gaps.csv"))["log_density"]
+    assert len(scores) == 120
+    assert np.isfinite(scores.to_numpy()).all()
 
 
 @pytest.mark.parametrize("gap", ["NA", "NaN", "nan", "null", "None", ""])
@@ -234,7 +241,7 @@ def test_ways_to_write_a_gap(run, gap):
     cells = lines[5].split(",")
     lines[5] = ",".join([cells[0], gap, *cells[2:]])
     Path("data.csv").write_text("\n".join(lines))
-    result = run("fit", "data.csv", "-o", "m", *FAST, code=1)
+    result = run("outliers", "data.csv", code=1)
     assert "1 in column 'income'; in row 4 (" in result.stderr
 
 

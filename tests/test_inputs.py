@@ -61,7 +61,6 @@ FORMS = {"array": objects, "frame": framed}
     [
         *((value, "X hold dates or times: {} {first}.*numbers") for value in TIMES),
         *((v, "X hold categories or text: {} {first}.*Enc") for v in ("x", b"x", "3")),
-        *((value, MISSING) for value in (None, np.nan, pd.NA, Decimal("NaN"))),
         (np.inf, r"Input X contains infinity.* in column {} \(1\), first in row 1"),
         (10**400, "X has a value that is no number in row 1 of column {}"),
     ],
@@ -70,6 +69,15 @@ def test_one_value_that_is_no_number(estimator, form, value, message):
     message = message.format(COLUMN[form], first=r"\(first in row 1\)")
     with pytest.raises(ValueError, match=message):
         estimator().fit(FORMS[form](value))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [None, np.nan, pd.NA, Decimal("NaN")])
+def test_one_value_that_is_missing(form, value):
+    X = FORMS[form](value)
+    with pytest.raises(ValueError, match=MISSING.format(COLUMN[form])):
+        detector().fit(X)
+    assert gaussian().fit(X).missing_.seen.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("estimator", [gaussian, detector])
@@ -227,10 +235,9 @@ def test_nan_that_nobody_looked_for():
     bad[3, 1] = np.nan
     density = JKOFlowDensity(max_blocks=0, random_state=0).fit(X)
     with config_context(assume_finite=True):
-        for estimator in (JKOFlowDensity(max_blocks=0), JKOFlowOutlierDetector()):
-            with pytest.raises(ValueError, match="Input X contains NaN in column 1"):
-                estimator.fit(bad)
-        with pytest.raises(ValueError, match="Input X_val contains NaN in column 1"):
+        with pytest.raises(ValueError, match="Input X contains NaN in column 1"):
+            JKOFlowOutlierDetector().fit(bad)
+        with pytest.raises(ValueError, match="X_val contains NaN in row 3 of column 1"):
             JKOFlowDensity(max_blocks=0).fit(X, X_val=bad)
         scores = density.score_samples(bad)
         assert scores[3] == -np.inf

@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from skjko import JKOFlowDensity, MLPField, RungeKutta
+from skjko import JKOFlowDensity, JKOFlowOutlierDetector, MLPField, RungeKutta
 from skjko.data.columns import numbers
 from skjko.data.frames import Table
 from skjko.support import Support
@@ -183,22 +183,6 @@ NAN = np.nan
     "X, message",
     [
         (
-            pd.DataFrame({"a": [1, NAN, NAN], "b": [0.5, 1, 2], "c": [NAN, 1, 2]}),
-            r"contains NaN: 3 missing values in columns 'a' \(2\), 'c' \(1\).*dropna",
-        ),
-        (
-            pd.DataFrame({"a": pd.array([1, None, 3], "Int64")}),
-            r"contains NaN: a missing value in column 'a' \(1\).*impute",
-        ),
-        (
-            pl.DataFrame({"a": [1, None, 3], "b": [1.0, NAN, None]}),
-            r"3 missing values in columns 'a' \(1\), 'b' \(2\).*drop_nulls",
-        ),
-        (
-            np.array([[0, 1], [NAN, 1]]),
-            r"contains NaN: a missing value in column 0 \(1\).*isnan",
-        ),
-        (
             pd.DataFrame({"a": [1.0, 2, 3], "kind": [b"x", b"y", b"x"]}),
             r"categories or text: 'kind'.*[Ee]ncode.*leave",
         ),
@@ -224,6 +208,32 @@ NAN = np.nan
 def test_what_is_no_number_is_named(X, message):
     with pytest.raises(ValueError, match=message):
         quick().fit(X)
+
+
+@pytest.mark.parametrize(
+    "X, message",
+    [
+        (
+            pd.DataFrame({"a": [1, NAN, NAN], "b": [0.5, 1, 2], "c": [NAN, 1, 2]}),
+            r"contains NaN: 3 missing values in columns 'a' \(2\), 'c' \(1\).*dropna",
+        ),
+        (
+            pd.DataFrame({"a": pd.array([1, None, 3], "Int64")}),
+            r"contains NaN: a missing value in column 'a' \(1\).*impute",
+        ),
+        (
+            pl.DataFrame({"a": [1, None, 3], "b": [1.0, NAN, None]}),
+            r"3 missing values in columns 'a' \(1\), 'b' \(2\).*drop_nulls",
+        ),
+        (
+            np.array([[0, 1], [NAN, 1]]),
+            r"contains NaN: a missing value in column 0 \(1\).*isnan",
+        ),
+    ],
+)
+def test_missing_values_of_a_detector_are_named(X, message):
+    with pytest.raises(ValueError, match=message):
+        JKOFlowOutlierDetector().fit(X)
 
 
 def test_missing_values_are_named_at_use(fitted, frame):

@@ -22,6 +22,8 @@ from skjko.typing import Floats
 _N_GAUSSIANS, _N_MIXTURES, _N_SAMPLES = 10, 4, 20_000
 # Floating-point operations of each of these mixtures.
 _OPERATIONS = 3e9
+# Fewer complete samples do not train alone; more do unless the others gain so much.
+_LEAST_SAMPLES, _STANDARD_ERRORS = 100, 2.0
 
 
 def filled(X: NDArray[Any], rng: np.random.RandomState) -> Floats:
@@ -55,11 +57,14 @@ def complete(
     support: Support,
     rng: np.random.RandomState,
     seconds: float = math.inf,
-) -> tuple[Floats, Floats | None]:
+) -> tuple[Floats, Floats | None, NDArray[np.bool_]]:
     """Return training and validation samples with missing values drawn.
 
     Given the values that are there, by a mixture of Gaussians behind maps of single
     features: it is fitted to completed samples, and completes them again, in turn.
+    What relations such mixtures lack is then lacking in the completed samples, too.
+    They train only if a mixture fitted to all samples is better than one fitted to
+    those that came complete: by the likelihood of what is there of held-out samples.
 
     Parameters
     ----------
@@ -76,6 +81,8 @@ def complete(
     -------
     X : ndarray of shape (n_samples, n_features)
     X_val : ndarray of shape (n_val_samples, n_features) or None
+    trains : ndarray of bool of shape (n_samples,)
+        Whether a sample should train.
     """
     end = time.monotonic() + seconds
     some, share = np.asarray(X[:_N_SAMPLES], dtype=float), weight[:_N_SAMPLES]
@@ -97,5 +104,27 @@ def complete(
             rows = proposal.draw(support, some, rng)
             if time.monotonic() > end:
                 break
+    trains = np.ones(len(X), dtype=bool)
+    U = support.dequantize(rows, rng)
+    if not _pays(maps, U, share, np.isnan(some)):
+        for where, part in chunks.in_float64(X):
+            trains[where] = ~np.isnan(part).any(axis=1)
     validation = None if X_val is None else proposal.draw(support, X_val, rng)
-    return proposal.draw(support, X, rng), validation
+    return proposal.draw(support, X, rng), validation, trains
+
+
+def _pays(maps: Chain, U: Floats, weight: Floats, missing: NDArray[np.bool_]) -> bool:
+    """Whether a mixture gains by the samples that are not complete, beyond noise."""
+    n, seen = len(U) // 4, np.any(missing, axis=0)
+    whole = np.flatnonzero(~np.any(missing, axis=1))
+    there = np.where(missing, np.nan, U)[:n]
+    scores = []
+    for rows in (np.arange(n, len(U)), whole[whole >= n]):
+        if len(rows) < _LEAST_SAMPLES:
+            return True
+        mixture = Proposal.fit(maps, U[rows], weight[rows], seen, _OPERATIONS)
+        scores.append(mixture.log_marginal(there))
+    gains, share = scores[0] - scores[1], weight[:n] / weight[:n].sum()
+    mean = share @ gains
+    error = np.sqrt(np.square(share) @ np.square(gains - mean))
+    return bool(mean > _STANDARD_ERRORS * error)

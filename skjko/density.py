@@ -172,7 +172,7 @@ class JKOFlowDensity(
         Of missing values given the others; None if none was missing. Scores of samples
         with missing values are averages over `n_draws` completions, with a mean `error`
         in nats; of one completion they are exact. `seen` are the features that may miss
-        values.
+        values, `n_left_out` the incomplete samples that the training left out.
 
     selection_ : list of Bunch
         Candidates for what stands in front of the blocks: names of their `transforms`,
@@ -328,7 +328,8 @@ class JKOFlowDensity(
         X : array-like of shape (n_samples, n_features)
             The data, in any units. At least two samples. Missing values, as NaN or
             None, are taken to be missing at random given the others: they are drawn
-            from a mixture of Gaussians before the training.
+            from a mixture of Gaussians before the training, or their samples are left
+            out where that is better.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -386,7 +387,10 @@ class JKOFlowDensity(
             rng = np.random.RandomState([split_seed, 2])
             limit = math.inf if self.time_limit is None else self.time_limit
             parts = X, weight, X_val, support, rng
-            X, X_val = completion.complete(*parts, _COMPLETION_SHARE * limit)
+            X, X_val, trains = completion.complete(*parts, _COMPLETION_SHARE * limit)
+            X, weight = (chunks.select(array, trains) for array in (X, weight))
+            groups = None if groups is None else groups[trains]
+            n_effective = repeats.effective_number(weight, groups)
         fit_config, field = config.fit_config(
             self, len(X), n_effective, support, earlier
         )
@@ -397,7 +401,9 @@ class JKOFlowDensity(
             )
             if incomplete:
                 rng = np.random.RandomState([split_seed, 3])
-                fitted.model.missing = Proposal.of(fitted.model, observed, rng)
+                proposal = Proposal.of(fitted.model, observed, rng)
+                proposal.n_left_out = len(observed) - len(X)
+                fitted.model.missing = proposal
             fitted.parameters = copy.deepcopy(self.get_params(deep=False))
             estimator._table, estimator.field_ = table, field
             record(estimator, fitted, errors)

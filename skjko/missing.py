@@ -27,6 +27,8 @@ from skjko.typing import Floats, State
 _N_DRAWS, _MOST_DRAWS, _TOL = 64, 1024, 0.05
 # Samples of the density that the proposal is fitted to, and floating-point operations.
 _N_SAMPLES, _OPERATIONS = 20_000, 3e10
+# Parameters of a proposal that are numbers.
+_NUMBERS = ("n_draws", "error", "n_left_out")
 # Training samples that its error is measured on.
 _N_ERROR = 128
 # Uniform numbers keep this far from 0 and 1.
@@ -57,6 +59,8 @@ class Proposal:
         Completions of a sample; 1 if the density is the mixture.
     error : float
         Mean error of log-densities by importance sampling, in nats.
+    n_left_out : int
+        Incomplete samples that the training left out.
 
     References
     ----------
@@ -74,10 +78,11 @@ class Proposal:
         seen: NDArray[np.bool_],
         n_draws: int = 1,
         error: float = 0.0,
+        n_left_out: int = 0,
     ) -> None:
         self.maps, self.centre, self.width = maps, centre, width
         self.mixture, self.seen = mixture, seen
-        self.n_draws, self.error = n_draws, error
+        self.n_draws, self.error, self.n_left_out = n_draws, error, n_left_out
         factors = mixture.factors_
         self._covariances = factors @ factors.transpose(0, 2, 1)
 
@@ -200,7 +205,7 @@ class Proposal:
             In nats. It does not depend on the samples beside.
         """
         if self.is_exact:
-            return model.support.average(self._log_marginal, X)
+            return model.support.average(self.log_marginal, X)
         return self._log_means(model, X, 0)
 
     def _log_means(self, model: Any, X: NDArray[Any], seed: int) -> Floats:
@@ -315,8 +320,19 @@ class Proposal:
             V[:, :, columns] += np.where(missing[:, np.newaxis, columns], 0.0, moved)
         return V, log_q
 
-    def _log_marginal(self, U: Floats) -> Floats:
-        """Log-density of the opened positions that are there."""
+    def log_marginal(self, U: Floats) -> Floats:
+        """Return the log-density of opened positions, of those that are there.
+
+        Parameters
+        ----------
+        U : ndarray of shape (n_samples, n_features)
+            With NaN for missing values.
+
+        Returns
+        -------
+        log_density : ndarray of shape (n_samples,)
+            By the mixture, in nats.
+        """
         missing = np.isnan(U)
         log_density = np.empty(len(U))
         for where in self._slices(len(U)):
@@ -363,7 +379,7 @@ class Proposal:
         state : dict
             The parameters.
         """
-        names = ("maps", "centre", "width", "mixture", "n_draws", "error")
+        names = ("maps", "centre", "width", "mixture", *_NUMBERS)
         return {
             **{name: getattr(self, name) for name in names},
             "seen": np.flatnonzero(self.seen),
@@ -402,10 +418,11 @@ class Proposal:
             and np.isin(columns, np.arange(len(centre))).all()
             and is_int(state["n_draws"], 1, _MOST_DRAWS + 1)
             and isinstance(state["error"], float)
+            and is_int(state["n_left_out"], 0, 2**63)
         ):
             raise ValueError("the distribution of missing values is none")
         seen = np.isin(np.arange(len(centre)), columns)
-        return cls(maps, centre, width, mixture, seen, state["n_draws"], state["error"])
+        return cls(maps, centre, width, mixture, seen, *(state[n] for n in _NUMBERS))
 
 
 def _random(

@@ -164,6 +164,9 @@ def _why(density):
             how = f"by {missing.n_draws} completions, {missing.error:.2g} nats off"
         where = _features(np.flatnonzero(missing.seen), names)
         yield f"missing values: in {where}, scores of the others {how}"
+        if missing.n_left_out:
+            n = _plural(missing.n_left_out, "incomplete sample")
+            yield f"left out of the training: {n}, which a mixture does not gain by"
     chosen = [c for c in density.selection_ if c.chosen]
     others = [c for c in density.selection_ if not c.chosen]
     if chosen and others:

@@ -283,6 +283,22 @@ def test_validation_samples_may_lack_what_others_lack():
         gaussian().fit(X[:400], X_val=[[NAN, 0.0, 30.0]])
 
 
+def test_samples_that_a_mixture_does_not_gain_by_are_left_out():
+    # On a thin spiral what is missing has many values, most of which no mixture of
+    # few components knows.
+    rng = np.random.default_rng(0)
+    angle = 3 * np.pi * np.sqrt(rng.random(2000))
+    X = np.c_[angle * np.cos(angle), angle * np.sin(angle), rng.normal(size=2000)]
+    gaps = with_gaps(X, 0.3, 1, [0, 1])
+    n = np.isnan(gaps).any(axis=1).sum()
+    left = gaussian().fit(gaps)
+    assert left.missing_.n_left_out == n
+    assert f"left out of the training: {n} incomplete samples" in left.summary()
+    # All of a Gaussian are of use.
+    used = gaussian().fit(with_gaps(normal_samples(1000, 0), 0.4, 1))
+    assert used.missing_.n_left_out == 0
+
+
 # ------------------------------------------------------------------ what is refused
 
 

@@ -436,7 +436,7 @@ class JKOFlowDensity(
         return tags
 
     @property
-    def missing_(self):
+    def missing_(self) -> Proposal | None:
         """The distribution of missing values given the others, or None."""
         return self._model.missing
 

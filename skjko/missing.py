@@ -67,6 +67,16 @@ class Proposal:
     A. B. Owen, "Monte Carlo theory, methods and examples" (2013), chapter 9, has
     importance sampling; G. Celeux and J. Diebolt, "The SEM algorithm", Computational
     Statistics Quarterly 2 (1985), fits with missing values drawn again and again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skjko import JKOFlowDensity
+    >>> X = np.random.default_rng(0).normal(size=(500, 2))
+    >>> X[::5, 1] = np.nan
+    >>> density = JKOFlowDensity(init="gaussian", max_blocks=0, random_state=0).fit(X)
+    >>> density.missing_.seen, density.missing_.is_exact
+    (array([False,  True]), True)
     """
 
     def __init__(
@@ -104,9 +114,16 @@ class Proposal:
         U : ndarray of shape (n_samples, n_features)
             Opened positions, in random order.
         weight : ndarray of shape (n_samples,)
+            Positive.
         seen : ndarray of bool of shape (n_features,)
+            Features of which values are missing in the fit.
         operations : float
             Floating-point operations, at most.
+
+        Returns
+        -------
+        proposal : Proposal
+            With as many components as a quarter of the samples prefer.
         """
         Y = maps.forward(U)[0]
         share = weight / weight.sum()
@@ -133,14 +150,23 @@ class Proposal:
         Parameters
         ----------
         model : Model
+            The density.
         X : ndarray of shape (n_samples, n_features)
             Training samples in data units, some with missing values: the error is
             measured on them.
         rng : RandomState
+            Source of randomness.
+
+        Returns
+        -------
+        proposal : Proposal
+            The mixture that the density is, or one fitted to samples of the density.
         """
-        seen, steps = np.zeros(X.shape[1], dtype=bool), list(model.transforms)
+        seen, some = np.zeros(X.shape[1], dtype=bool), []
         for _, part in chunks.in_float64(X):
             seen |= np.isnan(part).any(axis=0)
+            some.append(part[np.isnan(part).any(axis=1)][:_N_ERROR])
+        steps = list(model.transforms)
         maps = list(takewhile(lambda step: isinstance(step, Elementwise), steps))
         kinds = [type(step) for step in steps[len(maps) :]]
         is_one = kinds in ([Whitening], [Whitening, MixtureMap])
@@ -152,7 +178,7 @@ class Proposal:
         rows = model.support.round(rows, model.support.lower, model.support.upper)
         U = model.support.dequantize(rows, rng)
         self = cls.fit(Chain(maps), U, np.ones(len(U)), seen, _OPERATIONS)
-        incomplete = X[np.isnan(X).any(axis=1)][:_N_ERROR]
+        incomplete = np.concatenate(some)[:_N_ERROR]
         self.n_draws, self.error = _N_DRAWS // 2, math.inf
         while self.error > _TOL and self.n_draws < _MOST_DRAWS:
             self.n_draws *= 2
@@ -227,10 +253,11 @@ class Proposal:
         X : ndarray of shape (n_samples, n_features)
             In data units, with NaN for missing values.
         rng : RandomState
+            Source of randomness.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
+        completed : ndarray of shape (n_samples, n_features)
             In float64.
         """
         if self.is_exact:
@@ -249,7 +276,22 @@ class Proposal:
     def draw(
         self, support: Support, X: NDArray[Any], rng: np.random.RandomState
     ) -> NDArray[Any]:
-        """Draw the missing values by the proposal alone; see `impute`."""
+        """Draw the missing values by the proposal alone.
+
+        Parameters
+        ----------
+        support : Support
+            Where values can be.
+        X : ndarray of shape (n_samples, n_features)
+            In data units, with NaN for missing values.
+        rng : RandomState
+            Source of randomness.
+
+        Returns
+        -------
+        completed : ndarray of shape (n_samples, n_features)
+            In float64.
+        """
 
         def draw(rows: Floats) -> Floats:
             U, _ = self._drawn(support, rows, *_random(rows, rng))

@@ -90,7 +90,7 @@ class Model:
                 scores = np.empty(len(X))
                 scores[~incomplete] = self._averaged(X[~incomplete])
                 scores[incomplete] = self.missing.log_density(self, X[incomplete])
-                return scores
+                return np.where(np.isnan(scores), -np.inf, scores)
         return self._averaged(X)
 
     def _averaged(self, X):

@@ -2,6 +2,8 @@
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -142,6 +144,18 @@ def test_probabilities_of_categories_counts_and_zeros(frame, of_frame):
     share = (table["rain"] == 0).mean()
     assert probability(rain=0.0) == pytest.approx(share, abs=0.05)
     assert probability() == pytest.approx(1.0, abs=0.1)
+
+
+def test_out_of_bounds_and_far_away_there_is_no_density(frame, of_frame, moon):
+    table, _ = frame
+    row = table.iloc[:1].assign(rain=-1.0, x=NAN)
+    with pytest.warns(UserWarning, match="1 of 1 samples are outside of the bounds"):
+        assert of_frame.score_samples(row)[0] == -np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        far = moon.score_samples([[1e3, NAN], [1e200, NAN]])
+    assert -np.inf < far[0] < -100
+    assert far[1] == -np.inf
 
 
 @settings(max_examples=25, deadline=None)

@@ -17,6 +17,7 @@ import skjko.transforms
 from skjko.flow.blocks import Block, Flow
 from skjko.flow.fields import MLP
 from skjko.flow.local_fields import LocalField
+from skjko.missing import Proposal
 from skjko.support import Support
 from skjko.transforms.discrete import DiscreteGrid
 
@@ -37,7 +38,7 @@ EXPORTED = [
 ]
 FUNCTIONS = [one for one in EXPORTED if inspect.isfunction(one)]
 # Fitted attributes are made of the inner ones, which are not exported.
-INNER = [Block, Flow, MLP, LocalField, Support, DiscreteGrid]
+INNER = [Block, Flow, MLP, LocalField, Support, DiscreteGrid, Proposal]
 CLASSES = [one for one in EXPORTED if inspect.isclass(one)] + INNER
 
 # What numpydoc would have, and why it is not asked for.

@@ -53,6 +53,7 @@ class MixtureGiven:
         rest = covariances[:, missing][:, :, missing]
         self._rest = rest - self._slopes @ self._slopes.transpose(0, 2, 1)
 
+    @np.errstate(over="ignore")
     def _joint(self, x: Floats) -> tuple[Floats, Floats]:
         """Whitened values, (n_components, n, n_there), and logs, (n, n_components)."""
         there = self._there
@@ -74,6 +75,7 @@ class MixtureGiven:
         """
         return logsumexp(self._joint(x)[1], axis=1)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def draw(self, x: Floats, uniform: Floats, normal: Floats) -> tuple[Floats, Floats]:
         """Draw the features that are not given.
 

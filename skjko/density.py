@@ -388,7 +388,7 @@ class JKOFlowDensity(
             limit = math.inf if self.time_limit is None else self.time_limit
             parts = X, weight, X_val, support, rng
             X, X_val, trains = completion.complete(*parts, _COMPLETION_SHARE * limit)
-            X, weight = (chunks.select(array, trains) for array in (X, weight))
+            weight = chunks.select(weight, trains)
             groups = None if groups is None else groups[trains]
             n_effective = repeats.effective_number(weight, groups)
         fit_config, field = config.fit_config(

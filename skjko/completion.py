@@ -22,8 +22,8 @@ from skjko.typing import Floats
 _N_GAUSSIANS, _N_MIXTURES, _N_SAMPLES = 10, 4, 10_000
 # Floating-point operations of each of these mixtures.
 _OPERATIONS = 3e9
-# Fewer complete samples do not train alone.
-_LEAST_SAMPLES = 100
+# Fewer complete samples do not train alone; more do if the others cost so much.
+_LEAST_SAMPLES, _STANDARD_ERRORS = 100, 2.0
 
 
 def filled(X: NDArray[Any], rng: np.random.RandomState) -> Floats:
@@ -63,8 +63,9 @@ def complete(
     Given the values that are there, by a mixture of Gaussians behind maps of single
     features: it is fitted to completed samples, and completes them again, in turn.
     What relations such mixtures lack is then lacking in the completed samples, too.
-    They train only if a mixture fitted to all samples is better than one fitted to
-    those that came complete: by the likelihood of what is there of held-out samples.
+    They train unless a mixture fitted to all samples is worse, beyond noise, than one
+    fitted to those that came complete: by the likelihood of what is there of held-out
+    samples.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def complete(
 
 
 def _pays(maps: Chain, U: Floats, weight: Floats, missing: NDArray[np.bool_]) -> bool:
-    """Whether a mixture gains by the samples that are not complete."""
+    """Whether a mixture loses nothing beyond noise by samples that are not complete."""
     n, seen = len(U) // 4, np.any(missing, axis=0)
     whole = np.flatnonzero(~np.any(missing, axis=1))
     there = np.where(missing, np.nan, U)[:n]
@@ -125,4 +126,7 @@ def _pays(maps: Chain, U: Floats, weight: Floats, missing: NDArray[np.bool_]) ->
             return True
         mixture = Proposal.fit(maps, U[rows], weight[rows], seen, _OPERATIONS)
         scores.append(mixture.log_marginal(there))
-    return bool(weight[:n] @ (scores[0] - scores[1]) > 0)
+    gains, share = scores[0] - scores[1], weight[:n] / weight[:n].sum()
+    mean = share @ gains
+    error = np.sqrt(np.square(share) @ np.square(gains - mean))
+    return bool(mean > -_STANDARD_ERRORS * error)

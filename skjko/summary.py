@@ -166,7 +166,7 @@ def _why(density):
         yield f"missing values: in {where}, scores of the others {how}"
         if missing.n_left_out:
             n = _plural(missing.n_left_out, "incomplete sample")
-            yield f"left out of the training: {n}, which a mixture does not gain by"
+            yield f"left out of the training: {n}, which a mixture is better without"
     chosen = [c for c in density.selection_ if c.chosen]
     others = [c for c in density.selection_ if not c.chosen]
     if chosen and others:

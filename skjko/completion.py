@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skjko.data import chunks
+from skjko.data.columns import column_name
 from skjko.missing import Proposal
 from skjko.support import Support
 from skjko.transforms.asinh import Asinh
 from skjko.transforms.base import Chain, Transform
 from skjko.transforms.marginals import MarginalMixtures
+from skjko.transforms.whitening import Whitening
 from skjko.typing import Floats
 
 # First one Gaussian, then mixtures, are fitted and missing values drawn again, so many
@@ -22,6 +24,9 @@ from skjko.typing import Floats
 _N_GAUSSIANS, _N_MIXTURES, _N_SAMPLES = 10, 4, 10_000
 # Floating-point operations of each of these mixtures.
 _OPERATIONS = 3e9
+# Directions with so small a deviation, in those of the features, and the share of a
+# feature that is in one.
+_NARROW, _SHARE = 1e-6, 1e-3
 # Fewer complete samples do not train alone; more do if the others cost so much.
 _LEAST_SAMPLES, _STANDARD_ERRORS = 100, 2.0
 
@@ -56,6 +61,7 @@ def complete(
     X_val: NDArray[Any] | None,
     support: Support,
     rng: np.random.RandomState,
+    names: list | None = None,
     seconds: float = math.inf,
 ) -> tuple[Floats, Floats | None, NDArray[np.bool_]]:
     """Return training and validation samples with missing values drawn.
@@ -75,6 +81,8 @@ def complete(
     X_val : ndarray of shape (n_val_samples, n_features) or None
     support : Support
     rng : RandomState
+    names : list, optional
+        Of the features, for messages.
     seconds : float
         After which no other round begins.
 
@@ -84,10 +92,17 @@ def complete(
     X_val : ndarray of shape (n_val_samples, n_features) or None
     trains : ndarray of bool of shape (n_samples,)
         Whether a sample should train.
+
+    Raises
+    ------
+    ValueError
+        If what is missing follows from the others.
     """
     end = time.monotonic() + seconds
     some, share = np.asarray(X[:_N_SAMPLES], dtype=float), weight[:_N_SAMPLES]
-    rows = filled(some, rng)
+    rows, whole = filled(some, rng), ~np.isnan(some).any(axis=1)
+    # Whether complete samples tell a covariance.
+    is_told = whole.sum() > 2 * X.shape[1]
     ordered = np.setdiff1d(np.arange(X.shape[1]), support.nominal)
     seen = np.isnan(some).any(axis=0)
     # Values that are there may be no picture of all: what bends features to it comes
@@ -99,20 +114,45 @@ def complete(
     for step, n_rounds, operations in stages:
         U = support.dequantize(rows, rng)
         maps = Chain([*support.maps, step]).fit(U, share)
-        for _ in range(n_rounds):
-            U = support.dequantize(rows, rng)
-            proposal = Proposal.fit(maps, U, share, seen, operations)
+        for i in range(n_rounds):
+            U, by = support.dequantize(rows, rng), np.full(len(rows), True)
+            # Complete samples first: from values drawn by themselves rounds take long
+            # where many are missing.
+            if i == 0 and operations == 0 and is_told:
+                by = whole
+            proposal = Proposal.fit(maps, U[by], share[by], seen, operations)
             rows = proposal.draw(support, some, rng)
             if time.monotonic() > end:
                 break
     trains = np.ones(len(X), dtype=bool)
     U = support.dequantize(rows, rng)
+    if is_told:
+        Y = Chain(support.maps).forward(U[whole])[0]
+        _check_directions(Y, share[whole], seen, names)
     if not _pays(maps, U, share, np.isnan(some)):
         for where, part in chunks.in_float64(X):
             trains[where] = ~np.isnan(part).any(axis=1)
     validation = None if X_val is None else proposal.draw(support, X_val, rng)
     completed = proposal.draw(support, chunks.select(X, trains), rng)
     return completed, validation, trains
+
+
+def _check_directions(
+    Y: Floats, weight: Floats, seen: NDArray[np.bool_], names: list | None
+) -> None:
+    """Raise a ValueError if features with missing values are sums of others.
+
+    The density in such a direction is as good as infinite, and where a value is missing
+    there is no telling how far.
+    """
+    whitening = Whitening().fit(Y, weight)
+    narrow = np.abs(whitening.vectors_[:, whitening.deviation_ < _NARROW])
+    for j in np.flatnonzero(seen & np.any(narrow > _SHARE, axis=1)):
+        raise ValueError(
+            f"X contains NaN in {column_name(names, j)}, of which the other values "
+            "follow from other columns, as a multiple or a sum of them. Fill it in by "
+            "these, or leave the column out."
+        )
 
 
 def _pays(maps: Chain, U: Floats, weight: Floats, missing: NDArray[np.bool_]) -> bool:

@@ -387,7 +387,9 @@ class JKOFlowDensity(
             rng = np.random.RandomState([split_seed, 2])
             limit = math.inf if self.time_limit is None else self.time_limit
             parts = X, weight, X_val, support, rng
-            X, X_val, trains = completion.complete(*parts, _COMPLETION_SHARE * limit)
+            X, X_val, trains = completion.complete(
+                *parts, table.names, _COMPLETION_SHARE * limit
+            )
             weight = chunks.select(weight, trains)
             groups = None if groups is None else groups[trains]
             n_effective = repeats.effective_number(weight, groups)
@@ -471,6 +473,12 @@ class JKOFlowDensity(
             weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
+        empty = np.concatenate([np.isnan(x).all(1) for _, x in chunks.in_float64(X)])
+        if empty.all():
+            raise ValueError("X has no values at all: all of them are NaN.")
+        if sample_weight is not None or empty.any():
+            # Samples without any value tell nothing.
+            weight = np.where(empty, 0.0, weight)
             X, weight, groups = repeats.weighted(X, weight, groups, owner)
         check_values(X, owner, table=table, allow_nan=True)
         seen = check_missing(X, owner, table)

@@ -22,9 +22,12 @@ from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.whitening import Whitening
 from skjko.typing import Floats, State
 
-# Completions of a sample that its density is averaged over, at least and at most. They
-# double until the mean error is this small, in nats.
-_N_DRAWS, _MOST_DRAWS, _TOL = 64, 1024, 0.05
+TOL = 0.05
+"""Mean error of scores of samples with missing values, in nats."""
+
+# Completions of a sample that its density is averaged over, at least and at most: they
+# double until the error is that small.
+_N_DRAWS, _MOST_DRAWS = 64, 1024
 # Samples of the density that the proposal is fitted to, and floating-point operations.
 _N_SAMPLES, _OPERATIONS = 20_000, 3e10
 # Parameters of a proposal that are numbers.
@@ -180,7 +183,7 @@ class Proposal:
         self = cls.fit(Chain(maps), U, np.ones(len(U)), seen, _OPERATIONS)
         incomplete = np.concatenate(some)[:_N_ERROR]
         self.n_draws, self.error = _N_DRAWS // 2, math.inf
-        while self.error > _TOL and self.n_draws < _MOST_DRAWS:
+        while self.error > TOL and self.n_draws < _MOST_DRAWS:
             self.n_draws *= 2
             a, b = (self._log_means(model, incomplete, seed) for seed in (1, 2))
             # The difference of two has twice the variance of one.
@@ -313,7 +316,8 @@ class Proposal:
         return complete
 
     def _slices(self, n: int) -> Iterator[slice]:
-        row_values = self.n_draws * len(self.centre) * (2 + len(self.mixture.weights_))
+        k, d = self.mixture.means_.shape
+        row_values = self.n_draws * d * (2 + k + d) + 6 * k * d * d
         size = max(1, _CHUNK_VALUES // row_values)
         return (slice(i, i + size) for i in range(0, n, size))
 
@@ -346,11 +350,8 @@ class Proposal:
         U, columns, widths = support.cells_of(X)
         missing = np.isnan(X)
         positions, slopes = self._positions(U, missing)
-        drawn = np.empty(normal.shape)
-        log_q = np.empty(uniform.shape)
-        for rows, part in self._patterns(missing):
-            y, log_q[rows] = part.draw(positions[rows], uniform[rows], normal[rows])
-            drawn[rows] = y
+        given, number = self._given(missing)
+        drawn, log_q = given.draw(positions, number, uniform, normal)
         (n, d), k = X.shape, uniform.shape[1]
         Y = (drawn * self.width + self.centre).reshape(-1, d)
         V = self.maps.inverse(Y).reshape(n, k, d)
@@ -380,8 +381,8 @@ class Proposal:
         for where in self._slices(len(U)):
             positions, slopes = self._positions(U[where], missing[where])
             log_density[where] = np.where(missing[where], 0.0, slopes).sum(axis=1)
-            for rows, part in self._patterns(missing[where]):
-                log_density[where][rows] += part.log_marginal(positions[rows])
+            given, number = self._given(missing[where])
+            log_density[where] += given.log_marginal(positions, number)
         return log_density
 
     def _positions(
@@ -403,15 +404,13 @@ class Proposal:
             slopes += increment
         return U, slopes
 
-    def _patterns(
+    def _given(
         self, missing: NDArray[np.bool_]
-    ) -> Iterator[tuple[NDArray[np.int_], "MixtureGiven"]]:
-        """Yield the rows that lack the same features, and the mixture of these."""
+    ) -> tuple[MixtureGiven, NDArray[np.int_]]:
+        """The mixture given what is there, and the pattern of every sample."""
         patterns, number = np.unique(missing, axis=0, return_inverse=True)
-        order = np.argsort(number.ravel(), kind="stable")
-        ends = np.cumsum(np.bincount(number.ravel(), minlength=len(patterns)))
-        for pattern, rows in zip(patterns, np.split(order, ends[:-1]), strict=True):
-            yield rows, MixtureGiven(self.mixture, self._covariances, pattern)
+        given = MixtureGiven(self.mixture, self._covariances, patterns)
+        return given, number.ravel()
 
     def get_state(self) -> State:
         """Return what `from_state` needs.

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from skjko.missing import TOL
 from skjko.transforms.atoms import Atoms
 from skjko.transforms.mixture_map import MixtureMap
 from skjko.transforms.normal_cells import NormalCells
@@ -248,6 +249,13 @@ def fit_warnings(fitted, errors, tol, n_samples, n_effective):
         yield (
             f"The effective number of samples, by their weights, is {n_effective:.1f} "
             f"of {n_samples}. So few cannot tell a density from noise."
+        )
+    missing = fitted.model.missing
+    if missing is not None and missing.error > TOL:
+        yield (
+            f"Scores of samples with missing values are {missing.error:.2g} nats off "
+            f"in the mean, as averages over {missing.n_draws} completions. They are "
+            "exact with max_blocks=0 and no Radial among the transforms."
         )
     for k in fitted.failed:
         yield (

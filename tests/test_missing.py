@@ -14,6 +14,7 @@ from scipy.stats import multivariate_normal
 
 from skjko import JKOFlowDensity, MLPField, completion
 from skjko.datasets import moons
+from skjko.plots import DensityDisplay, PairDisplay
 from skjko.transforms.mixture_given import MixtureGiven
 from skjko.transforms.mixture_map import MixtureMap
 
@@ -171,11 +172,12 @@ def test_marginal_and_conditional_densities_make_the_joint_one(seed, d, n):
     }
     mixture = MixtureMap.from_state({"params": {}, "fitted": fitted})
     covariances = mixture.factors_ @ mixture.factors_.transpose(0, 2, 1)
-    one = MixtureGiven(mixture, covariances, rng.random(d) < 0.5)
+    one = MixtureGiven(mixture, covariances, rng.random((2, d)) < 0.5)
+    number = np.array([0, 1, 0])
     x = rng.normal(size=(3, d))
-    drawn, log_q = one.draw(x, rng.random((3, 4)), rng.normal(size=(3, 4, d)))
+    drawn, log_q = one.draw(x, number, rng.random((3, 4)), rng.normal(size=(3, 4, d)))
     joint = mixture.log_prob(drawn.reshape(-1, d)).reshape(3, 4)
-    expected = one.log_marginal(x)[:, np.newaxis] + log_q
+    expected = one.log_marginal(x, number)[:, np.newaxis] + log_q
     np.testing.assert_allclose(expected, joint, atol=1e-7)
 
 
@@ -344,8 +346,67 @@ def test_a_feature_needs_values_that_differ(value):
         gaussian().fit(X)
 
 
+def test_what_follows_from_other_features_is_not_to_be_missing():
+    x, y = np.random.default_rng(0).normal(size=(2, 200))
+    X = pd.DataFrame({"x": x, "double": 2 * x, "y": y})
+    X.loc[::5, "double"] = NAN
+    with pytest.raises(ValueError, match=r"column 'double', of which .* follow from"):
+        gaussian().fit(X)
+    # Others may.
+    X = pd.DataFrame({"x": x, "double": 2 * x, "y": y})
+    X.loc[::5, "y"] = NAN
+    assert np.isfinite(gaussian().fit(X).score(X))
+
+
+def test_samples_without_any_value_change_nothing():
+    X = normal_samples(300, 0)
+    X[0, 1] = NAN
+    more = np.vstack([X, np.full((200, 3), NAN)])
+    rows = normal_samples(20, 1)
+    np.testing.assert_array_equal(
+        gaussian().fit(more).score_samples(rows), gaussian().fit(X).score_samples(rows)
+    )
+    with pytest.raises(ValueError, match="X has no values at all"):
+        gaussian().fit(np.full((20, 3), NAN))
+
+
+def test_equal_samples_with_gaps_are_no_copies():
+    # Of half of the samples only a category is left: each of them stands for a value.
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, 2000).astype(float)
+    x = 3 * kind + rng.normal(size=2000)
+    x[rng.random(2000) < 0.5] = NAN
+    completed = gaussian(init="mixture").fit(np.c_[kind, x]).sample(4000, 0)
+    assert completed[completed[:, 0] == 1, 1].std() == pytest.approx(1, abs=0.15)
+    assert completed[:, 0].mean() == pytest.approx(kind.mean(), abs=0.05)
+
+
+def test_a_column_without_any_value_is_no_text(of_frame):
+    row = pd.DataFrame({"kind": ["a"], "x": [None], "n": [None], "rain": [0.5]})
+    known = row.assign(x=NAN, n=NAN)
+    np.testing.assert_array_equal(
+        of_frame.score_samples(row), of_frame.score_samples(known)
+    )
+
+
+@pytest.mark.parametrize("share", [0.8, 0.95])
+def test_most_of_a_feature_may_be_missing(share):
+    x, noise = np.random.default_rng(0).normal(size=(2, 2000))
+    X = np.c_[x, x + 0.3 * noise]
+    completed = gaussian().fit(with_gaps(X, share, 1, [1])).sample(4000, 0)
+    assert np.corrcoef(completed.T)[0, 1] == pytest.approx(0.958, abs=0.02)
+
+
 def test_infinity_is_none_of_the_missing_values():
     X = with_gaps(normal_samples(50, 0), 0.2, 1)
     X[4, 2] = np.inf
     with pytest.raises(ValueError, match=r"infinity .* column 2 \(1\), first in row 4"):
         gaussian().fit(X)
+
+
+def test_pictures_say_that_values_are_missing(moon):
+    pytest.importorskip("matplotlib")
+    X = with_gaps(moons().sample(50, random_state=1), 0.5, 1, [1])
+    for display in (DensityDisplay, PairDisplay):
+        with pytest.raises(ValueError, match=r"X contains NaN, .*impute"):
+            display.from_estimator(moon, X)

@@ -271,9 +271,9 @@ def missing_message(counts, row, labels, container, owner, name):
     where = _listed(f"{_short(labels, j)} ({counts[j]})" for j in columns)
     return (
         f"Input {name} contains NaN: {values} in column{'s' * (len(columns) > 1)} "
-        f"{where}, first in row {row}. {owner} does not accept missing values. Drop "
-        f"the rows that have them: {_DROP_ROWS[container].format(name=name)}; or fill "
-        "them in, as by sklearn.impute.SimpleImputer."
+        f"{where}, first in row {row}. {owner} does not accept missing values here. "
+        f"Drop the rows that have them: {_DROP_ROWS[container].format(name=name)}; or "
+        "fill them in, as by sklearn.impute.SimpleImputer."
     )
 
 
@@ -337,6 +337,9 @@ def _numbers_of_frame(frame, owner, name, categories):
 def _from_series(series):
     """Values of a column; or None, what it holds instead, and in which row if known."""
     dtype = series.dtype
+    if len(series) and series.is_null().all():
+        # Of whatever type.
+        return np.full(len(series), np.nan), None, None
     if dtype.is_temporal():
         return None, _TIME, None
     if isinstance(dtype, (nw.String, nw.Categorical, nw.Enum, nw.Binary)):

@@ -231,7 +231,7 @@ def check_values(X, owner, name="X", table=None, allow_nan=False):
     low, high = smallest.reduce(X).astype(float), largest.reduce(X).astype(float)
     size = largest(high, -low)
     j = int((np.nan_to_num(size) if allow_nan else size).argmax())
-    if np.isnan(size[j]):
+    if np.isnan(size[j]) and not allow_nan:
         column = column_name(labels_of(frame_of(table)), j)
         raise ValueError(f"Input {name} contains NaN in {column}, as a missing value.")
     if size[j] > LARGEST_VALUE:

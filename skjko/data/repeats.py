@@ -70,8 +70,9 @@ def distinct(X, weight, groups, is_continuous, is_tied=None):
     if is_continuous.any():
         tied = np.zeros(len(X), dtype=bool) if is_tied is None else is_tied(X)
         values = hashes(X)
-        # Rows like no other ones.
-        values[tied] = np.random.RandomState(1).randint(2**63, size=tied.sum())
+        # Rows like no other ones: what is missing of equal ones need not be equal.
+        alone = tied | np.isnan(X).any(axis=1)
+        values[alone] = np.random.RandomState(1).randint(2**63, size=alone.sum())
         ordered = np.sort(values)
         if (ordered[1:] == ordered[:-1]).any():
             _, first, number = np.unique(values, return_index=True, return_inverse=True)

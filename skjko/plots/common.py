@@ -160,6 +160,11 @@ def columns_of(
         )
         for one in columns
     ]
+    if any(np.isnan(array).any() for array in arrays):
+        raise ValueError(
+            "X contains NaN, which no picture can show. Draw the missing values first, "
+            "as by JKOFlowDensity.impute, or drop their rows."
+        )
     return arrays, texts
 
 

@@ -53,8 +53,8 @@ class FlowEstimator(
             self._check_seen(X, np.zeros(X.shape[1], dtype=bool), "X", why)
         return X
 
-    def _validated_inside(self, X: ArrayLike) -> NDArray[Any]:
-        X = self._validated(X)
+    def _validated_inside(self, X: ArrayLike, incomplete: bool = False) -> NDArray[Any]:
+        X = self._validated(X, incomplete)
         self.support_.check(X, self._table)
         return X
 
@@ -116,7 +116,8 @@ class FlowEstimator(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples in data units.
+            Samples in data units. Missing values are drawn first, as by `impute` with
+            `random_state=0`.
 
         Returns
         -------
@@ -124,8 +125,15 @@ class FlowEstimator(
             Latent positions; standard normal where the model fits. Discrete values are
             at the centre of their cells.
         """
-        X = self._validated_inside(X)
+        X = self._completed(self._validated_inside(X, incomplete=True), 0)
         return without_nan(self._scorer.forward(X), "X")
+
+    def _completed(self, X: NDArray[Any], random_state: Seed) -> NDArray[Any]:
+        """Samples whose missing values are drawn."""
+        rng, model = check_random_state(random_state), self._scorer
+        if model.missing is None or not np.isnan(X).any():
+            return X
+        return model.missing.impute(model, X, rng)
 
     def inverse_transform(self, Z: ArrayLike) -> Floats:
         """Map latent positions back to data.
@@ -245,12 +253,8 @@ class FlowEstimator(
         density (sampling-importance resampling, Rubin 1987). Where the density is such
         a mixture itself, the only one is kept.
         """
-        X = self._validated(X, incomplete=True)
-        self.support_.check(X, self._table)
-        rng, model = check_random_state(random_state), self._scorer
-        completed = np.asarray(X, dtype=np.float64)
-        if model.missing is not None:
-            completed = model.missing.impute(model, X, rng)
+        X = self._validated_inside(X, incomplete=True)
+        completed = self._completed(X, random_state).astype(np.float64)
         rows = [(slice(0, len(X)), completed)]
         return self._table.rebuild(len(X), rows, self.support_)
 

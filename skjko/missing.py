@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp, ndtri
 from scipy.stats import qmc
 
-from skjko.data import chunks
+from skjko.data import chunks, splits
 from skjko.flow.mixture_growth import Growth, Operations, Part
 from skjko.support import Support
 from skjko.transforms.base import Chain, Elementwise, is_array, is_int
@@ -137,7 +137,8 @@ class Proposal:
         whole = Part(x, torch.tensor(weight / weight.mean()))
         n = math.ceil(len(x) / 4)
         growth = Growth([(Part(x[n:], whole.weight[n:]), whole.first(n))])
-        growth.advance(Operations(operations))
+        if len(x) > splits.GAUSSIAN_SAMPLES:
+            growth.advance(Operations(operations))
         mixture = MixtureMap.of(growth.grown_again(whole))
         return cls(maps, centre, width, mixture, seen)
 

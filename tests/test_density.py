@@ -786,7 +786,6 @@ def test_samples_with_a_mixture_as_base(with_base):
 @pytest.mark.parametrize(
     "X, message",
     [
-        ([[0.0, 1.0], [np.nan, 1.0], [2.0, 3.0]], "NaN"),
         ([[0.0, 1.0], [np.inf, 1.0], [2.0, 3.0]], "infinity"),
         ([["a", "b"], ["c", "d"]], "convert"),
         ([[0.0, 1.0]], "minimum of 2"),

@@ -77,6 +77,9 @@ def test_one_value_that_is_missing(form, value):
     X = FORMS[form](value)
     with pytest.raises(ValueError, match=MISSING.format(COLUMN[form])):
         detector().fit(X)
+    X = np.random.default_rng(0).normal(size=(6, 2)).astype(object)
+    X[1, 1] = value
+    X = pd.DataFrame(X) if form == "frame" else X
     assert gaussian().fit(X).missing_.seen.tolist() == [False, True]
 
 

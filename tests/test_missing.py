@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import multivariate_normal
+from scipy.stats import kstest, multivariate_normal
 
 from skjko import JKOFlowDensity, MLPField, completion
 from skjko.datasets import moons
@@ -205,6 +205,17 @@ def test_draws_of_a_flow_are_on_the_moons(moon):
     np.testing.assert_array_equal(again, completed)
 
 
+def test_latent_positions_are_those_of_draws(moon):
+    X = moons().sample(1000, random_state=2)
+    gaps = with_gaps(X, 0.5, 3, [1])
+    Z = moon.transform(gaps)
+    np.testing.assert_array_equal(Z, moon.transform(moon.impute(gaps, 0)))
+    there = ~np.isnan(gaps).any(axis=1)
+    np.testing.assert_allclose(Z[there], moon.transform(X[there]), atol=1e-9)
+    for column in Z.T:
+        assert kstest(column, "norm").pvalue > 1e-4
+
+
 def test_draws_do_not_lose_who_is_missing_because_of_others():
     # The larger the first feature, the more often the second is missing: complete
     # samples have another mean.
@@ -330,7 +341,7 @@ def test_features_without_gaps_in_the_fit_have_none_later(moon):
 
 
 @pytest.mark.parametrize(
-    "method", ["transform", "trajectory", "likelihood_error", "staged_score_samples"]
+    "method", ["trajectory", "likelihood_error", "staged_score_samples"]
 )
 def test_what_needs_all_values_says_how_to_get_them(moon, method):
     with pytest.raises(ValueError, match=r"row 0 of column 1, .* by impute"):
@@ -395,6 +406,11 @@ def test_most_of_a_feature_may_be_missing(share):
     X = np.c_[x, x + 0.3 * noise]
     completed = gaussian().fit(with_gaps(X, share, 1, [1])).sample(4000, 0)
     assert np.corrcoef(completed.T)[0, 1] == pytest.approx(0.958, abs=0.02)
+
+
+def test_a_few_samples_are_a_gaussian():
+    X = [[0.0, 1.0], [NAN, 1.5], [2.0, 3.0]]
+    assert np.isfinite(gaussian().fit(X).score_samples(X)).all()
 
 
 def test_infinity_is_none_of_the_missing_values():

@@ -9,7 +9,7 @@ has the missing ones as NaN; "complete rows" drops rows that lack any; "imputed"
 them by scikit-learn's IterativeImputer with draws from its posterior; "mean" by their
 features' means. The columns are NLL in nats of complete test samples, then of "as they
 are" the distance to "none missing" with its paired standard error; the number of
-completions that scores of incomplete samples average over, their error, and how many
+imputations that scores of incomplete samples average over, their error, and how many
 samples a second are scored, complete and not. Prints a Markdown table.
 """
 

@@ -249,7 +249,7 @@ class FlowEstimator(
 
         Notes
         -----
-        Of completions that a mixture of Gaussians proposes, one is drawn by its
+        Of imputations that a mixture of Gaussians proposes, one is drawn by its
         density (sampling-importance resampling, Rubin 1987). Where the density is such
         a mixture itself, the only one is kept.
         """

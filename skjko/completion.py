@@ -66,11 +66,11 @@ def complete(
 ) -> tuple[Floats, Floats | None, NDArray[np.bool_]]:
     """Return training and validation samples with missing values drawn.
 
-    Given the values that are there, by a mixture of Gaussians behind maps of single
+    Given the observed values, by a mixture of Gaussians behind maps of single
     features: it is fitted to completed samples, and completes them again, in turn.
     What relations such mixtures lack is then lacking in the completed samples, too.
     They train unless a mixture fitted to all samples is worse, beyond noise, than one
-    fitted to those that came complete: by the likelihood of what is there of held-out
+    fitted to those that came complete: by the likelihood of observed values of held-out
     samples.
 
     Parameters
@@ -105,7 +105,7 @@ def complete(
     is_told = whole.sum() > 2 * X.shape[1]
     ordered = np.setdiff1d(np.arange(X.shape[1]), support.nominal)
     seen = np.isnan(some).any(axis=0)
-    # Values that are there may be no picture of all: what bends features to it comes
+    # Observed values may be no picture of all: what bends features to it comes
     # behind the rounds in which linear relations have said what is missing.
     stages: list[tuple[Transform, int, float]] = [
         (Asinh(), _N_GAUSSIANS, 0.0),

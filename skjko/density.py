@@ -170,7 +170,7 @@ class JKOFlowDensity(
 
     missing_ : Proposal or None
         Of missing values given the others; None if none was missing. Scores of samples
-        with missing values are averages over `n_draws` completions, with a mean `error`
+        with missing values are averages over `n_draws` imputations, with a mean `error`
         in nats; of one completion they are exact. `seen` are the features that may miss
         values, `n_left_out` the incomplete samples that the training left out.
 
@@ -360,12 +360,11 @@ class JKOFlowDensity(
         listeners: list = of_fit(self, clock)
         config.check_transforms(self)
         earlier, frame = self._earlier_fit(), X
-        X, weight, X_val, groups = self._validated_for_fit(
+        X, weight, X_val, groups, incomplete = self._validated_for_fit(
             X, sample_weight, X_val, groups, earlier
         )
         table = Table.of(frame, self._categories)
         owner = type(self).__name__
-        incomplete = chunks.first_true(np.isnan, X) is not None
         everywhere = completion.filled(X, np.random.RandomState(0)) if incomplete else X
         support = Support.learn(everywhere, table, self.bounds, self.discrete, owner)
         support.check(X, table)
@@ -454,7 +453,7 @@ class JKOFlowDensity(
         return self._fitted
 
     def _validated_for_fit(self, X, sample_weight, X_val, groups, earlier):
-        """Checked arrays, without the samples of weight zero."""
+        """Checked arrays, without samples of weight zero, and if values are missing."""
         owner = type(self).__name__
         table, first = X, earlier is None
         X = self._checked(X, ensure_min_samples=2, reset=first, allow_nan=True)
@@ -473,15 +472,19 @@ class JKOFlowDensity(
             weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-        empty = np.concatenate([np.isnan(x).all(1) for _, x in chunks.in_float64(X)])
-        if empty.all():
-            raise ValueError("X has no values at all: all of them are NaN.")
-        if sample_weight is not None or empty.any():
+        seen = np.zeros(X.shape[1], dtype=bool)
+        incomplete = chunks.first_true(np.isnan, X) is not None
+        if incomplete:
+            empty = [np.isnan(rows).all(axis=1) for _, rows in chunks.in_float64(X)]
+            if all(part.all() for part in empty):
+                raise ValueError("X has no values at all: all of them are NaN.")
             # Samples without any value tell nothing.
-            weight = np.where(empty, 0.0, weight)
+            weight = np.where(np.concatenate(empty), 0.0, weight)
+        if sample_weight is not None or incomplete:
             X, weight, groups = repeats.weighted(X, weight, groups, owner)
         check_values(X, owner, table=table, allow_nan=True)
-        seen = check_missing(X, owner, table)
+        if incomplete:
+            seen = check_missing(X, owner, table)
         if X_val is not None:
             X_val, table = self._checked(X_val, "X_val", allow_nan=True), X_val
             check_values(X_val, owner, "X_val", table, allow_nan=True)
@@ -491,4 +494,4 @@ class JKOFlowDensity(
                 f"X has missing values, which {owner} does not take in several "
                 "processes. Fill them in, as by sklearn.impute, or drop their rows."
             )
-        return X, weight, X_val, groups
+        return X, weight, X_val, groups, bool(seen.any())

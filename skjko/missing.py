@@ -1,4 +1,4 @@
-"""Missing values: their distribution given the values that are there."""
+"""Missing values: their distribution given the observed values."""
 
 # SPDX-License-Identifier: BSD-3-Clause
 
@@ -25,7 +25,7 @@ from skjko.typing import Floats, State
 TOL = 0.05
 """Mean error of scores of samples with missing values, in nats."""
 
-# Completions of a sample that its density is averaged over, at least and at most: they
+# Imputations of a sample that its density is averaged over, at least and at most: they
 # double until the error is that small.
 _N_DRAWS, _MOST_DRAWS = 64, 1024
 # Samples of the density that the proposal is fitted to, and floating-point operations.
@@ -45,7 +45,7 @@ class Proposal:
 
     The mixture is one of single features that are mapped, each by itself. Where the
     density is such a mixture, this is its conditional distribution, and the density of
-    the values that are there is exact. Else it proposes values for importance
+    the observed values is exact. Else it proposes values for importance
     sampling.
 
     Parameters
@@ -59,7 +59,7 @@ class Proposal:
     seen : ndarray of bool of shape (n_features,)
         Features of which values were missing in the fit.
     n_draws : int
-        Completions of a sample; 1 if the density is the mixture.
+        Imputations of a sample; 1 if the density is the mixture.
     error : float
         Mean error of log-densities by importance sampling, in nats.
     n_left_out : int
@@ -220,7 +220,7 @@ class Proposal:
         return cls(maps, whitening.mean_, whitening.scale_, mixture, seen)
 
     def log_density(self, model: Any, X: NDArray[Any]) -> Floats:
-        """Return the log-density of the values that are there.
+        """Return the log-density of the observed values.
 
         Parameters
         ----------
@@ -323,7 +323,7 @@ class Proposal:
         return (slice(i, i + size) for i in range(0, n, size))
 
     def _log_ratios(self, model: Any, X: NDArray[Any], seed: int) -> Floats:
-        """Densities of completions over those of the proposal, of shape (n, n_draws).
+        """Densities of imputations over those of the proposal, of shape (n, n_draws).
 
         With the positions in the cells of discrete values, which are drawn too.
         """
@@ -347,17 +347,17 @@ class Proposal:
         normal: Floats,
         offsets: Floats | None = None,
     ) -> tuple[Floats, Floats]:
-        """Completions as opened positions, (n, n_draws, d), and their log-densities."""
+        """Imputations as opened positions, (n, n_draws, d), and their log-densities."""
         U, columns, widths = support.cells_of(X)
         missing = np.isnan(X)
-        positions, slopes = self._positions(U, missing)
+        positions, _ = self._positions(U, missing)
         given, number = self._given(missing)
         drawn, log_q = given.draw(positions, number, uniform, normal)
         (n, d), k = X.shape, uniform.shape[1]
         Y = (drawn * self.width + self.centre).reshape(-1, d)
         V = self.maps.inverse(Y).reshape(n, k, d)
         V = np.where(missing[:, np.newaxis], V, U[:, np.newaxis])
-        slopes = self._slopes(V.reshape(-1, d)).reshape(n, k, d)
+        slopes = self._mapped(V.reshape(-1, d))[1].reshape(n, k, d)
         log_q += np.where(missing[:, np.newaxis], slopes, 0.0).sum(axis=2)
         if offsets is not None and len(columns):
             moved = widths[:, np.newaxis] * offsets
@@ -365,7 +365,7 @@ class Proposal:
         return V, log_q
 
     def log_marginal(self, U: Floats) -> Floats:
-        """Return the log-density of opened positions, of those that are there.
+        """Return the log-density of opened positions, of the observed ones.
 
         Parameters
         ----------
@@ -395,9 +395,6 @@ class Proposal:
         Y, slopes = self._mapped(np.where(missing, inside, U))
         return (Y - self.centre) / self.width, slopes
 
-    def _slopes(self, U: Floats) -> Floats:
-        return self._mapped(U)[1]
-
     def _mapped(self, U: Floats) -> tuple[Floats, Floats]:
         slopes = np.tile(-np.log(self.width), (len(U), 1))
         for step in self.maps:
@@ -408,7 +405,7 @@ class Proposal:
     def _given(
         self, missing: NDArray[np.bool_]
     ) -> tuple[MixtureGiven, NDArray[np.int_]]:
-        """The mixture given what is there, and the pattern of every sample."""
+        """The mixture given observed values, and the pattern of every sample."""
         patterns, number = np.unique(missing, axis=0, return_inverse=True)
         given = MixtureGiven(self.mixture, self._covariances, patterns)
         return given, number.ravel()

@@ -162,7 +162,7 @@ def _why(density):
     if missing is not None:
         how = "exact"
         if not missing.is_exact:
-            how = f"by {missing.n_draws} completions, {missing.error:.2g} nats off"
+            how = f"by {missing.n_draws} imputations, {missing.error:.2g} nats off"
         where = _features(np.flatnonzero(missing.seen), names)
         yield f"missing values: in {where}, scores of the others {how}"
         if missing.n_left_out:
@@ -254,7 +254,7 @@ def fit_warnings(fitted, errors, tol, n_samples, n_effective):
     if missing is not None and missing.error > TOL:
         yield (
             f"Scores of samples with missing values are {missing.error:.2g} nats off "
-            f"in the mean, as averages over {missing.n_draws} completions. They are "
+            f"in the mean, as averages over {missing.n_draws} imputations. They are "
             "exact with max_blocks=0 and no Radial among the transforms."
         )
     for k in fitted.failed:

@@ -120,7 +120,7 @@ class JKOFlowConditionalDensity(
 
     device : str, default="auto"
         Torch device for training (in float32); "auto" is "cuda" or "mps" where there is
-        one, else "cpu". Scores are in float64; a fitted model is on the CPU.
+        one, else "cpu". A fitted model is on the CPU.
 
     Attributes
     ----------

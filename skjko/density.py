@@ -141,7 +141,7 @@ class JKOFlowDensity(
 
     device : str, default="auto"
         Torch device for training (in float32); "auto" is "cuda" or "mps" where there is
-        one, else "cpu". Scores are in float64; a fitted model is on the CPU.
+        one, else "cpu". A fitted model is on the CPU.
 
     checkpoint : str, path-like or None, default=None
         A folder (made if needed) where `fit` writes the result of every task, such as

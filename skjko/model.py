@@ -110,7 +110,7 @@ class Model:
         if not len(self.flow) and self.base.is_identity_:
             return self.transforms.log_prob(X)
         z, degenerate, context, log_det = self._forward(X)
-        y, increment = self._in_chunks(self.flow, z, context)
+        y, increment = self._in_chunks(self.flow.score, z, context)
         # Samples so far out that their image is infinite have no density.
         with np.errstate(invalid="ignore"):
             score = self.base.log_prob(y) + increment + log_det
@@ -122,7 +122,7 @@ class Model:
 
         def error(X):
             z, _, context, _ = self._forward(self._opened(X))
-            y, log_det = self._in_chunks(self.flow, z, context)
+            y, log_det = self._in_chunks(self.flow.score, z, context)
             solve = partial(step_selection.tight_solve, self.flow)
             tight, tight_log_det = self._in_chunks(solve, z, context)
             change = self.base.log_prob(y) - self.base.log_prob(tight)
@@ -162,7 +162,7 @@ class Model:
                         is_finite[rows] = _is_finite(x[rows])
                     else:
                         solution = self._in_chunks(
-                            lambda x, c, block=block: block(x, c)[:2],
+                            lambda x, c, block=block: block.score(x, c)[:2],
                             torch.as_tensor(x[rows]),
                             torch.as_tensor(given[rows]) if self.n_context else None,
                         )

@@ -304,6 +304,52 @@ def test_samples_are_solved_apart_from_their_batch(seed, n, d):
     torch.testing.assert_close(back[:1], flow.inverse(x[:1]), rtol=1e-9, atol=1e-9)
 
 
+def scored(field, x, context):
+    """Positions and log-determinants by the dynamics of scores, joined."""
+    y, log_det = Flow([block(field, radius=8.0)]).score(x, context)
+    return torch.hstack([y, log_det[:, None]])
+
+
+SCORED = {
+    "two layers": {"sizes": (32, 32)},
+    "fourier, in time": {
+        "sizes": (32, 32), "activation": "fourier", "time_dependent": True,
+    },
+    "context": {"sizes": (32, 32), "n_context": 2},
+    "one feature": {"sizes": (32, 32), "n_features": 1},
+    "one layer": {"sizes": (32,)},
+    "residual": {"sizes": (16, 16), "residual": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kwargs", SCORED.values(), ids=SCORED)
+def test_velocities_of_scores_are_rounded_and_nothing_else(kwargs):
+    field = random_field(**{"n_features": 3, **kwargs})
+    x = normal(100, field.out_bias.shape[0])
+    context = normal(100, 2, seed=1) if "n_context" in kwargs else None
+    y, log_det = Flow([block(field, radius=8.0)])(x, context)
+    exact = torch.hstack([y, log_det[:, None]])
+    found = scored(field, x, context)
+    assert found.dtype == torch.float64
+    assert (found - exact).abs().max() < 2e-6
+    # Far samples keep still, to all digits: they are not rounded.
+    far = torch.full_like(x[:3], 1e200)
+    given = None if context is None else 1e200 * context[:3]
+    assert (scored(field, far, given)[:, :-1] == far).all()
+
+
+@pytest.mark.parametrize("kwargs", SCORED.values(), ids=SCORED)
+def test_scored_samples_do_not_depend_on_their_batch(kwargs):
+    field = random_field(**{"n_features": 3, **kwargs})
+    x = normal(200, field.out_bias.shape[0])
+    context = normal(200, 2, seed=1) if "n_context" in kwargs else None
+    expected = scored(field, x, context)
+    for n in (1, 2, 3, 5, 17, 50, 131):
+        rows = torch.randperm(200, generator=generator(n))[:n]
+        found = scored(field, x[rows], None if context is None else context[rows])
+        torch.testing.assert_close(found, expected[rows], rtol=0, atol=1e-8)
+
+
 def test_chunks_join_to_the_whole():
     x = normal(5000, 2)
     (doubled,) = in_chunks(lambda rows, context: (2 * rows + context,), x, x)

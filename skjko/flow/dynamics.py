@@ -8,6 +8,8 @@ costs more than doing them. These dynamics therefore have `forward` and `vjp`, w
 
 # SPDX-License-Identifier: BSD-3-Clause
 
+import copy
+
 import torch
 
 from skjko.flow.activations import Fourier
@@ -60,6 +62,14 @@ class TwoLayers:
             linear.mT,
             trace,
         )
+
+    def in_float32(self):
+        """Return the dynamics of the hidden layers alone, in float32."""
+        layers = copy.copy(self)
+        layers.tensors = tuple(tensor.float() for tensor in self.tensors)
+        *parts, linear, trace = (part.float() for part in self._parts)
+        layers._parts = (*parts, torch.zeros_like(linear), torch.zeros_like(trace))
+        return layers
 
     def _bias(self, t):
         if len(self.tensors) == 9:
@@ -114,6 +124,46 @@ class TwoLayers:
         if len(grads) == 10:
             grads[9].add_(g_bias, alpha=t)
         return torch.addmm(g_z1 @ w1, g_velocity, linear)
+
+
+class SinglePrecision:
+    """Dynamics of two hidden layers in float32, at positions in float64.
+
+    The affine part and the sums over the solver's stages stay in float64: only the
+    velocities of the layers are rounded. The products of the layers, unlike that of the
+    affine part, have one order of summation for all samples of a batch, if these are
+    :func:`padded`: a sample's result does not depend on the others.
+
+    Parameters
+    ----------
+    exact : TwoLayers
+        In float64, of at least two features.
+    """
+
+    def __init__(self, exact):
+        self._linear, self._trace = exact.tensors[7].mT, exact.tensors[8]
+        self._layers = exact.in_float32()
+
+    def __call__(self, t, x):
+        """Return velocity and divergence."""
+        # The field fades out long before float32 overflows.
+        velocity, divergence = self._layers(t, x.clamp(-1e18, 1e18).float())
+        return torch.addmm(velocity.double(), x, self._linear), divergence + self._trace
+
+
+def padded(*tensors):
+    """Repeat last rows, so that products have one order of summation for every row.
+
+    Libraries have other kernels for the rows that are left over, by any thread.
+    """
+    multiple = 16 * torch.get_num_threads()
+    n_missing = -len(tensors[0]) % multiple
+    if not n_missing:
+        return tensors
+    return tuple(
+        None if rows is None else torch.cat([rows, rows[-1:].expand(n_missing, -1)])
+        for rows in tensors
+    )
 
 
 class TimeRescaled:

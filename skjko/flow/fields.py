@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skjko.flow import activations, divergence
 from skjko.flow.divergence import Estimate
-from skjko.flow.dynamics import TwoLayers
+from skjko.flow.dynamics import SinglePrecision, TwoLayers
 from skjko.flow.ode import Dynamics
 
 ACTIVATIONS = tuple(activations.BY_NAME)
@@ -57,6 +57,28 @@ def dynamics(
         return estimate(partial(_at, field, t, context), x)
 
     return evaluate
+
+
+def scores_in_float32(field: nn.Module) -> bool:
+    """Return whether scores of a field may be in float32: see `SinglePrecision`.
+
+    With one feature the last product is another one. GPUs choose products by the batch.
+    """
+    return (
+        type(field) is MLP
+        and field.n_hidden == 2
+        and has_closed_form(field)
+        and len(field.out_bias) > 1
+        and field.out_bias.device.type == "cpu"
+    )
+
+
+def score_dynamics(field: nn.Module, context: Tensor | None = None) -> Dynamics:
+    """Return the exact dynamics of a field in float64; in float32 where it may be."""
+    if not scores_in_float32(field):
+        return dynamics(field, context)
+    context = None if context is None else context.clamp(-1e18, 1e18)
+    return SinglePrecision(dynamics(field, context))
 
 
 def _at(field: nn.Module, t: float, context: Tensor | None, x: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def choose_steps(flow, base, points, tol, context=None):
     errors = []
     for block in flow.blocks:
         block.n_steps = MIN_STEPS
-        error, x = _refine(block, base, x, sizes, share, context, MAX_STEPS)
+        dynamics = block.score_dynamics(context)
+        error, x = _refine(block, dynamics, base, x, sizes, share, MAX_STEPS)
         errors.append(error)
     if not any(error.exceeds(share) for error in errors):
         _refine_together(flow, base, start, sizes, tol, context)
@@ -90,7 +91,7 @@ def _refine_together(flow, base, x, sizes, tol, context):
     """Refine all grids until the whole flow agrees with itself on finer ones."""
 
     def log_prob():
-        z, log_det = flow(x, context)
+        z, log_det = flow.score(x, context)
         return base.log_prob(z) + log_det
 
     blocks = list(flow.blocks)
@@ -124,12 +125,11 @@ def refine(block, base, x, context, tol, max_steps):
     max_steps : int
         No grid with more steps is chosen.
     """
-    _refine(block, base, x, [len(x)], tol, context, max_steps)
+    _refine(block, block.dynamics(context), base, x, [len(x)], tol, max_steps)
 
 
-def _refine(block, base, x, sizes, tol, context, max_steps):
+def _refine(block, dynamics, base, x, sizes, tol, max_steps):
     """Set one block's steps on the points x; return its error and the points pushed."""
-    dynamics = block.dynamics(context)
     while True:
         n_steps = block.n_steps
         _, coarse = _solve(base, dynamics, x, n_steps)

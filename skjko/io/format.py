@@ -151,10 +151,15 @@ def read_header(path, newest):
     del header["__metadata__"]
     try:
         shapes = {name: tuple(map(int, one["shape"])) for name, one in header.items()}
-        ends = [int(one["data_offsets"][1]) for one in header.values()]
+        ends = [0]
+        for name, one in header.items():
+            start, end = map(int, one["data_offsets"])
+            if end - start != math.prod(shapes[name]) * _DTYPES[one["dtype"]].itemsize:
+                raise ValueError(f"the place of {name!r} is not as long as its values")
+            ends.append(end)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError("the list of its arrays cannot be read") from error
-    expected = 8 + n_header + max(ends, default=0)
+    expected = 8 + n_header + max(ends)
     return metadata["kind"], version, model, shapes, (n_bytes, expected)
 
 

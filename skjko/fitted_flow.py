@@ -18,9 +18,10 @@ from skjko.components import VelocityField
 from skjko.data import repeats
 from skjko.fitted import Fitted
 from skjko.flow import devices, threads
-from skjko.flow.blocks import Block, Flow
+from skjko.flow.blocks import Block
 from skjko.flow.records import BlockRecord
 from skjko.flow.run import Clock, Listener, Run
+from skjko.flow.stack import Flow
 from skjko.flow.step_selection import Discretization
 from skjko.inputs import warn_user
 from skjko.local_components import build_on_meta

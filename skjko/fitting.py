@@ -15,11 +15,12 @@ from skjko.data import chunks, repeats, splits
 from skjko.fitted import Fitted
 from skjko.flow import step_selection
 from skjko.flow.base import StandardNormal
-from skjko.flow.blocks import Block, Flow
+from skjko.flow.blocks import Block
 from skjko.flow.flow_trainer import FlowTrainer
 from skjko.flow.folds import pooled
 from skjko.flow.mixture_growth import Part, choose
 from skjko.flow.run import Task
+from skjko.flow.stack import Flow
 from skjko.model import Model
 from skjko.selection import CandidateRecord, Selection, fit_chain, plain_candidate
 from skjko.transforms.asinh import Asinh

@@ -10,7 +10,7 @@ import torch
 
 from skjko.data import chunks
 from skjko.flow import step_selection, threads
-from skjko.flow.blocks import CHUNK_SIZE, Flow, in_chunks
+from skjko.flow.stack import CHUNK_SIZE, Flow, in_chunks
 from skjko.missing import Proposal
 from skjko.transforms.base import Chain, normal_log_prob
 from skjko.transforms.whitening import FARTHEST

@@ -14,9 +14,10 @@ import skjko.io
 import skjko.metrics
 import skjko.plots
 import skjko.transforms
-from skjko.flow.blocks import Block, Flow
+from skjko.flow.blocks import Block
 from skjko.flow.fields import MLP
 from skjko.flow.local_fields import LocalField
+from skjko.flow.stack import Flow
 from skjko.missing import Proposal
 from skjko.support import Support
 from skjko.transforms.discrete import DiscreteGrid

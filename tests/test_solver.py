@@ -15,9 +15,9 @@ from torch import nn
 
 from skjko.flow import divergence, fields, ode, step_selection
 from skjko.flow.base import StandardNormal
-from skjko.flow.blocks import Flow, in_chunks
 from skjko.flow.dynamics import Cutoff, TimeRescaled
 from skjko.flow.fields import MLP
+from skjko.flow.stack import Flow, in_chunks
 
 BASE = StandardNormal()
 

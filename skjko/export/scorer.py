@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skjko.export import blocks, normal
 from skjko.export.maps import ChainMap, Map
-from skjko.flow.blocks import Flow
+from skjko.flow.stack import Flow
 from skjko.support import Support
 from skjko.transforms.base import Chain
 from skjko.transforms.discrete import cell_rule

@@ -7,8 +7,8 @@ import math
 import torch
 
 from skjko.flow import objective
-from skjko.flow.blocks import in_chunks
 from skjko.flow.samples import Samples
+from skjko.flow.stack import in_chunks
 
 # Samples that the displacement of a block is measured on.
 _N_DISPLACED = 4000

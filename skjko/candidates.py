@@ -63,7 +63,7 @@ class Candidate:
     def __init__(self, name, chains, folds, n_samples):
         self.name, self.chains, self.folds = name, chains, folds
         self.n_samples = n_samples
-        self.growth, self.n_components = [], 1
+        self.growth, self.n_components, self._n_slices = [], 1, 0
         self.trainer, self.has_mixture, self._rate = None, False, 0.0
         self.losses = [fold.nll(_BASE) for fold in folds]
 
@@ -96,7 +96,7 @@ class Candidate:
 
     # ------------------------------------------------------------------- mixture
 
-    def grow_mixture(self, run, share, operations, number):
+    def grow_mixture(self, run, share, operations):
         """Grow a mixture behind the transforms, from where it is; update the losses.
 
         Parameters
@@ -106,10 +106,10 @@ class Candidate:
             Of the time left.
         operations : float
             Largest number of floating-point operations.
-        number : int
-            How often this was called before.
         """
-        task = Task(f"{self.name}/mixture/{number}", share, {"kind": "mixture"})
+        key = f"{self.name}/mixture/{self._n_slices}"
+        task = Task(key, share, {"kind": "mixture"})
+        self._n_slices += 1
         self.growth = grow(self.folds, self.growth, operations, run, task)
         best = choose(self.growth)
         plain = [fold.nll(_BASE) for fold in self.folds]

@@ -326,7 +326,7 @@ def _reached(records, score):
 
 def _with_mixture(candidate, start, records, config, run):
     """A candidate behind its mixture, which grows until validation gains no more."""
-    candidate.grow_mixture(run, _MIXTURE_SHARE, _OPERATIONS, 2)
+    candidate.grow_mixture(run, _MIXTURE_SHARE, _OPERATIONS)
     candidate = candidate.behind_mixture(run)
     records = [
         replace(record, chosen=record.start == start) if start == "mixture" else record

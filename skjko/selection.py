@@ -112,12 +112,14 @@ class Selection:
             return self._chosen(gaussian, "gaussian")
         gaussian.pretrain(_LAST_SHARE, _N_LAST)
         gains = self._base_gains(gaussian)
-        mixture.grow_mixture(self._run, _LAST_SHARE, _LAST_OPERATIONS, 1)
+        mixture.grow_mixture(self._run, _LAST_SHARE, _LAST_OPERATIONS)
         while mixture.gain_over(gaussian) > _LEAST_GAIN and gaussian.may_reach(
             mixture.score, self._run, _LONG_SHARE
         ):
             gaussian.pretrain(_LONG_SHARE, gaussian.trainer.n_pretrained)
             gains = self._base_gains(gaussian)
+            # While one trains on, so does the other.
+            mixture.grow_mixture(self._run, _LONG_SHARE, _LAST_OPERATIONS)
         if mixture.gain_over(gaussian) > _LEAST_GAIN:
             self._note(gaussian, "gaussian")
             return self._chosen(mixture, "mixture")
@@ -161,7 +163,7 @@ class Selection:
 
     def _grown(self, options):
         for option in options:
-            option.grow_mixture(self._run, _MIXTURE_SHARE, _FIRST_OPERATIONS, 0)
+            option.grow_mixture(self._run, _MIXTURE_SHARE, _FIRST_OPERATIONS)
         return options
 
     def _with_radial(self, options):

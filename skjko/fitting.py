@@ -158,13 +158,13 @@ def _trained(chosen, pairs, config, run, earlier, interrupted):
     _tell(run, config, *front, plain)
     # Cross-validation is followed by a training on all samples.
     share = len(pairs) / (len(pairs) + 1) if len(pairs) > 1 else 1.0
+    rounds = config.rounds
     if chosen.may_have_base:
-        # What is finer than a smooth flow is left to its base.
+        # What is finer than one smooth block is left to the base.
         trainer.config = trainer.config.regularized()
+        rounds = replace(rounds, step_sizes=rounds.step_sizes[-1:])
     if _can_train(trainer):
-        trainer.train(
-            config.rounds, share * (_FLOW_SHARE if chosen.may_have_base else 1.0)
-        )
+        trainer.train(rounds, share * (_FLOW_SHARE if chosen.may_have_base else 1.0))
     if chosen.may_have_base and not trainer.ended:
         growth = _base_growth(trainer, config, run, share)
     score = trainer.score

@@ -110,19 +110,22 @@ class Model:
         if not len(self.flow) and self.base.is_identity_:
             return self.transforms.log_prob(X)
         z, degenerate, context, log_det = self._forward(X)
-        y, increment = self._in_chunks(self.flow.score, z, context)
+        y, increment = self._in_chunks(self._pushed, z, context)
         # Samples so far out that their image is infinite have no density.
         with np.errstate(invalid="ignore"):
             score = self.base.log_prob(y) + increment + log_det
             score += normal_log_prob(degenerate)
         return np.where(_is_finite(z.numpy()), score, -np.inf)
 
+    def _pushed(self, x, context):
+        return self.flow(x, context, fast=True)
+
     def solver_error(self, X):
         """Return log-densities minus those of a tight adaptive solve, in nats."""
 
         def error(X):
             z, _, context, _ = self._forward(self._opened(X))
-            y, log_det = self._in_chunks(self.flow.score, z, context)
+            y, log_det = self._in_chunks(self._pushed, z, context)
             solve = partial(step_selection.tight_solve, self.flow)
             tight, tight_log_det = self._in_chunks(solve, z, context)
             change = self.base.log_prob(y) - self.base.log_prob(tight)
@@ -162,7 +165,7 @@ class Model:
                         is_finite[rows] = _is_finite(x[rows])
                     else:
                         solution = self._in_chunks(
-                            lambda x, c, block=block: block.score(x, c)[:2],
+                            lambda x, c, block=block: block(x, c, fast=True)[:2],
                             torch.as_tensor(x[rows]),
                             torch.as_tensor(given[rows]) if self.n_context else None,
                         )

@@ -159,7 +159,10 @@ class Block(nn.Module):
         return ode.uniform_grid(self.n_steps)
 
     def dynamics(
-        self, context: Tensor | None = None, estimate: Estimate | None = None
+        self,
+        context: Tensor | None = None,
+        estimate: Estimate | None = None,
+        fast: bool = False,
     ) -> Dynamics:
         """Return `(t, x) -> (velocity, divergence)` for one solve.
 
@@ -169,29 +172,17 @@ class Block(nn.Module):
             What the field depends on besides.
         estimate : callable, optional
             Of the divergence, as in :mod:`skjko.flow.divergence`; exact by default.
+        fast : bool, default=False
+            As in `forward`.
 
         Returns
         -------
         dynamics : callable
             Of the block's own time, faded out beyond its radius.
         """
+        if fast:
+            return self._of_block(fields.score_dynamics(self.field, context))
         return self._of_block(fields.dynamics(self.field, context, estimate))
-
-    def score_dynamics(self, context: Tensor | None = None) -> Dynamics:
-        """Return the dynamics that scores are made with.
-
-        Parameters
-        ----------
-        context : Tensor of shape (n, n_context), optional
-            What the field depends on besides.
-
-        Returns
-        -------
-        dynamics : callable
-            As `dynamics` returns it; partly in float32, see
-            :func:`skjko.flow.fields.score_dynamics`.
-        """
-        return self._of_block(fields.score_dynamics(self.field, context))
 
     def velocity(self, context: Tensor | None = None) -> Dynamics:
         """Return the dynamics of positions alone.
@@ -213,7 +204,9 @@ class Block(nn.Module):
             dynamics = TimeRescaled(dynamics, *self.interval)
         return Cutoff(dynamics, self.radius)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> ode.Solution:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, fast: bool = False
+    ) -> ode.Solution:
         """Map positions from data to base, with log|det|.
 
         Parameters
@@ -222,32 +215,20 @@ class Block(nn.Module):
             Positions at time 0.
         context : Tensor of shape (n, n_context), optional
             What the field depends on besides.
+        fast : bool, default=False
+            Whether velocities of positions in float64 may be rounded to float32, which
+            takes half the time: see :func:`skjko.flow.fields.score_dynamics`.
 
         Returns
         -------
         solution : Solution
             With the positions `y` at time 1, and `log_det`.
         """
-        return ode.integrate(self.dynamics(context), x, self.grid)
-
-    def score(self, x: Tensor, context: Tensor | None = None) -> ode.Solution:
-        """Do as `forward` in float64, with velocities of less precision, and faster.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, d)
-            Positions at time 0.
-        context : Tensor of shape (n, n_context), optional
-            What the field depends on besides.
-
-        Returns
-        -------
-        solution : Solution
-            With the positions `y` at time 1, and `log_det`.
-        """
-        n, is_rounded = len(x), fields.scores_in_float32(self.field)
-        x, context = padded(x, context) if is_rounded else (x, context)
-        y, log_det, _ = ode.integrate(self.score_dynamics(context), x, self.grid)
+        n = len(x)
+        if fast and fields.scores_in_float32(self.field):
+            x, context = padded(x, context)
+        dynamics = self.dynamics(context, fast=fast)
+        y, log_det, _ = ode.integrate(dynamics, x, self.grid)
         return ode.Solution(y[:n], log_det[:n])
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -8,7 +8,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from skjko.flow import ode
 from skjko.flow.blocks import Block
 
 # Samples that go through a field at once: the activations of a usual width stay within
@@ -56,7 +55,7 @@ class Flow(nn.Module):
         return len(self.blocks)
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None
+        self, x: Tensor, context: Tensor | None = None, fast: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Map positions through all blocks, with log|det|.
 
@@ -66,6 +65,8 @@ class Flow(nn.Module):
             Positions in front of the blocks.
         context : Tensor of shape (n, n_context), optional
             What the field depends on besides.
+        fast : bool, default=False
+            As in :meth:`Block.forward`.
 
         Returns
         -------
@@ -74,37 +75,10 @@ class Flow(nn.Module):
         log_det : Tensor of shape (n,)
             The logarithm of |det dz/dx|, in nats.
         """
-        return self._through(Block.forward, x, context)
-
-    def score(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Do as `forward` in float64, with velocities of less precision, and faster.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, d)
-            Positions in front of the blocks.
-        context : Tensor of shape (n, n_context), optional
-            What the field depends on besides.
-
-        Returns
-        -------
-        z : Tensor of shape (n, d)
-            Positions behind the blocks.
-        log_det : Tensor of shape (n,)
-            The logarithm of |det dz/dx|, in nats.
-        """
-        return self._through(Block.score, x, context)
-
-    def _through(
-        self,
-        solve: Callable[[Block, Tensor, Tensor | None], ode.Solution],
-        x: Tensor,
-        context: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(len(x))
         for block in self.blocks:
-            y, increment, _ = solve(block, x, context)
-            x, log_det = y, log_det + increment
+            solution = block(x, context, fast)
+            x, log_det = solution.y, log_det + solution.log_det
         return x, log_det
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:

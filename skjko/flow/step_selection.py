@@ -79,7 +79,7 @@ def choose_steps(flow, base, points, tol, context=None):
     errors = []
     for block in flow.blocks:
         block.n_steps = MIN_STEPS
-        dynamics = block.score_dynamics(context)
+        dynamics = block.dynamics(context, fast=True)
         error, x = _refine(block, dynamics, base, x, sizes, share, MAX_STEPS)
         errors.append(error)
     if not any(error.exceeds(share) for error in errors):
@@ -91,7 +91,7 @@ def _refine_together(flow, base, x, sizes, tol, context):
     """Refine all grids until the whole flow agrees with itself on finer ones."""
 
     def log_prob():
-        z, log_det = flow.score(x, context)
+        z, log_det = flow(x, context, fast=True)
         return base.log_prob(z) + log_det
 
     blocks = list(flow.blocks)

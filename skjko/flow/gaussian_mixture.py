@@ -14,6 +14,7 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 # Expectation-maximization ends when the mean log-likelihood gains less, in nats.
@@ -142,7 +143,8 @@ def fit_gaussian(x, weight):
     centred = x - mean[..., None, :]
     covariance = centred.mT @ (centred * share[..., None])
     covariance = covariance + _MIN_VARIANCE * torch.eye(x.shape[-1]).to(x)
-    shape = torch.broadcast_shapes(x.shape[:-2], weight.shape[:-1])
+    # Torch's own function of this name imports sympy.
+    shape = np.broadcast_shapes(x.shape[:-2], weight.shape[:-1])
     return Mixture(
         x.new_ones((*shape, 1)),
         mean.expand(*shape, -1)[..., None, :],

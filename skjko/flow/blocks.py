@@ -224,12 +224,12 @@ class Block(nn.Module):
         solution : Solution
             With the positions `y` at time 1, and `log_det`.
         """
-        n = len(x)
-        if fast and fields.scores_in_float32(self.field):
-            x, context = padded(x, context)
-        dynamics = self.dynamics(context, fast=fast)
-        y, log_det, _ = ode.integrate(dynamics, x, self.grid)
-        return ode.Solution(y[:n], log_det[:n])
+        if not (fast and fields.scores_in_float32(self.field)):
+            return ode.integrate(self.dynamics(context), x, self.grid)
+        rows, context = padded(x, context)
+        dynamics = self.dynamics(context, fast=True)
+        y, log_det, _ = ode.integrate(dynamics, rows, self.grid)
+        return ode.Solution(y[: len(x)], log_det[: len(x)])
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map positions from data to base.

@@ -75,7 +75,9 @@ class Server(uvicorn.Server):
 @contextmanager
 def served(app):
     """Serve an application in a thread, at any free port; yield a client."""
-    server, listener = Server(app), socket.socket()
+    # Without the protocol's name asyncio would not send small packets at once.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    server = Server(app)
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=server.run, args=([listener],))

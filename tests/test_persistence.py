@@ -175,7 +175,7 @@ CASES = {
         {},
     ),
     "cross-validated mixture as base": (
-        quick(init="auto", transforms=None),
+        quick(init="auto", transforms=None, random_state=1),
         ring(300),
         {},
     ),

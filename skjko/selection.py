@@ -118,7 +118,7 @@ class Selection:
         ):
             gaussian.pretrain(_LONG_SHARE, gaussian.trainer.n_pretrained)
             gains = self._base_gains(gaussian)
-            # While one trains on, so does the other.
+            # Else the block would be compared with a mixture that has stopped.
             mixture.grow_mixture(self._run, _LONG_SHARE, _LAST_OPERATIONS)
         if mixture.gain_over(gaussian) > _LEAST_GAIN:
             self._note(gaussian, "gaussian")

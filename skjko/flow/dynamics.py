@@ -154,7 +154,8 @@ class SinglePrecision:
 def padded(*tensors):
     """Repeat last rows, so that products have one order of summation for every row.
 
-    Libraries have other kernels for the rows that are left over, by any thread.
+    Matrix products have other kernels for the rows beyond a multiple of their tiles, in
+    the share of every thread.
     """
     multiple = 16 * torch.get_num_threads()
     n_missing = -len(tensors[0]) % multiple

@@ -62,7 +62,8 @@ def dynamics(
 def scores_in_float32(field: nn.Module) -> bool:
     """Return whether scores of a field may be in float32: see `SinglePrecision`.
 
-    With one feature the last product is another one. GPUs choose products by the batch.
+    Products with one column, as of one feature, and those of GPUs have an order of
+    summation that depends on the batch.
     """
     return (
         type(field) is MLP

@@ -175,8 +175,8 @@ def test_weights_are_repetitions(name):
     chain = Chain([transform, Whitening()])
     weighted = chain.fit(X, times.astype(float))
     repeated = chain.fit(np.repeat(X, times, axis=0))
-    # Splits and quantiles know no weights, shrinkage counts samples: about the same.
     gap = weighted.log_prob(X) - repeated.log_prob(X)
+    # Quantiles know no weights, shrinkage counts samples: about the same.
     assert abs(gap.mean()) < 0.1
 
 
@@ -275,7 +275,29 @@ def test_marginal_mixtures_leave_normal_features_alone(n):
     assert MarginalMixtures().fit(X).is_identity_
 
 
-def test_marginal_mixtures_map_features_as_if_each_were_alone():
+def test_marginal_mixtures_of_repeated_samples_are_those_of_weighted_ones():
+    X = lumpy(300)[:, None]
+    times = np.random.RandomState(1).randint(1, 4, len(X))
+    weighted = MarginalMixtures().fit(X, times.astype(float))
+    repeated = MarginalMixtures().fit(np.repeat(X, times, axis=0))
+    assert_allclose(weighted.log_prob(X), repeated.log_prob(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("digits", [1, 6])
+def test_a_feature_has_the_same_marginal_mixture_whatever_is_beside_it(digits):
+    # One that is done soon, one of many peaks, and with few digits, equal values.
+    X = np.column_stack([lumpy(900), 7 * lumpy(900, 1), table(900)[:, 0]])
+    X = X.round(digits) + [0, 0.01, 0] * np.random.RandomState(0).rand(900, 3)
+    together = MarginalMixtures().fit(X)
+    assert_array_equal(together.columns_, [0, 1, 2])
+    Y, _ = together.forward(X)
+    for j in range(3):
+        # The other columns tell the samples apart, and count for nothing.
+        alone = MarginalMixtures(np.array([j])).fit(X)
+        assert_allclose(alone.forward(X)[0][:, j], Y[:, j], rtol=1e-6, atol=1e-6)
+
+
+def test_marginal_mixtures_map_features_one_by_one():
     X = np.column_stack([lumpy(1500), table()[:, 0], lumpy(1500, 1) ** 3])
     together = MarginalMixtures().fit(X)
     assert_array_equal(together.columns_, [0, 1, 2])

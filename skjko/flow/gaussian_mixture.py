@@ -4,7 +4,7 @@ The covariance of a component is shrunk towards a prior one, as by an inverse Wi
 prior: towards the half of the component that it was split off from. With few samples a
 component keeps the shape of its parent, with many it finds its own.
 
-All arrays may have batch dimensions in front, for tables of the same shape that are
+All arrays may have a batch dimension in front, for tables of the same shape that are
 fitted at once: the single features of one table, say.
 """
 
@@ -191,7 +191,8 @@ def fit_em(x, weight, start, prior, prior_samples, n_iter):
     prior_samples : float
         Number of samples that the prior counts as, relative to d + 2.
     n_iter : int
-        Largest number of iterations. Every mixture of a batch stops by itself.
+        Largest number of iterations. Every mixture of a batch stops by itself, and one
+        without any weight is left as it is.
 
     Returns
     -------
@@ -200,20 +201,29 @@ def fit_em(x, weight, start, prior, prior_samples, n_iter):
         samples, all have.
     """
     count = prior_samples * (x.shape[-1] + 2)
-    mixture, before = start, x.new_full(start.weights.shape[:-1], -math.inf)
-    active = torch.ones_like(before, dtype=torch.bool)
+    result, mixture = start, start
+    goes_on = (start.weights > 0).any(-1)
+    before = x.new_full(goes_on.shape, -math.inf)
+    # Of a batch, the mixtures that have not stopped.
+    left = torch.arange(goes_on.numel()) if goes_on.ndim else None
     for _ in range(n_iter):
+        if not goes_on.any():
+            break
+        if not goes_on.all():
+            left, before, prior, x = (v[goes_on] for v in (left, before, prior, x))
+            weight = weight[goes_on] if weight.ndim > 1 else weight
+            mixture = Mixture(*(value[goes_on] for value in mixture))
         log_likelihood, statistics = _expectation(x, weight, mixture)
         alive = statistics[..., 0] > _MIN_SAMPLES
-        found = _maximization(statistics, prior, count, alive)
-        mixture = Mixture(
-            *(_where(active, new, old) for new, old in zip(found, mixture, strict=True))
-        )
-        active = active & alive.any(-1) & (log_likelihood - before >= _TOL)
+        mixture = _maximization(statistics, prior, count, alive)
+        goes_on = alive.any(-1) & (log_likelihood - before >= _TOL)
         before = log_likelihood
-        if not active.any():
-            break
-    return mixture
+        if left is None or len(left) == len(result.weights):
+            result = mixture
+        else:
+            pairs = zip(result, mixture, strict=True)
+            result = Mixture(*(old.index_copy(0, left, new) for old, new in pairs))
+    return result
 
 
 def em_operations(n_samples, n_components, d, n_iter):
@@ -222,12 +232,6 @@ def em_operations(n_samples, n_components, d, n_iter):
     # Exponentials, and making the terms, take as long as so many more of products.
     a_sample = n_components * (4 * n_terms + 120) + 100 * n_terms
     return n_samples * n_iter * a_sample
-
-
-def _where(active, new, old):
-    return torch.where(
-        active.reshape(active.shape + (1,) * (new.ndim - active.ndim)), new, old
-    )
 
 
 @lru_cache(maxsize=8)

@@ -86,6 +86,10 @@ class Growth:
         Samples that the prior of a covariance counts as, relative to d + 2.
     state : dict, optional
         Of a growth on the same samples, to go on from.
+    min_components : int, default=16
+        Growth does not end before so many.
+    n_samples : int, optional
+        Number of training samples, where equal ones have been made one.
 
     Attributes
     ----------
@@ -97,9 +101,17 @@ class Growth:
         Mean validation log-density at that level, in nats.
     """
 
-    def __init__(self, folds, prior_samples=WEAK_PRIOR, state=None):
+    def __init__(
+        self,
+        folds,
+        prior_samples=WEAK_PRIOR,
+        state=None,
+        min_components=_MIN_COMPONENTS,
+        n_samples=None,
+    ):
         self._folds, self._prior_samples = folds, prior_samples
-        self._n = max(train.x.shape[-2] for train, _ in folds)
+        self._min_components = min_components
+        self._n = n_samples or max(train.x.shape[-2] for train, _ in folds)
         self._d = folds[0][0].x.shape[-1]
         if state is not None:
             self._level, self.finished = state["level"], state["finished"]
@@ -133,7 +145,10 @@ class Growth:
         }
 
     def advance(self, operations):
-        """Double the components while that pays, within some :class:`Operations`."""
+        """Double the components while that pays, within some :class:`Operations`.
+
+        Of a batch, every table has so many, and ends where it does by itself.
+        """
         while not self.finished:
             n_components = 2 ** (self._level + 1)
             n = self._n_samples(n_components)
@@ -141,7 +156,7 @@ class Growth:
                 self.finished = True
                 break
             work = len(self._folds) * em_operations(n, n_components, self._d, _N_ITER)
-            if not operations.take(work * self.scores.numel()):
+            if not operations.take(work):
                 break
             self._grow(n)
 
@@ -156,7 +171,7 @@ class Growth:
             child.n_components > parent.n_components
             for child, parent in zip(children, self._current, strict=True)
         ]
-        self._level, self._current = self._level + 1, children
+        self._level += 1
         scores = self._score(children)
         better = scores > self.scores
         self.scores = torch.where(better, scores, self.scores)
@@ -164,10 +179,11 @@ class Growth:
         self._kept[self._level] = children
         needed = set(self.levels.flatten().tolist())
         self._kept = {k: v for k, v in self._kept.items() if k in needed}
-        enough = max(_MIN_COMPONENTS, self._n / self._samples_per_component)
+        enough = max(self._min_components, self._n / self._samples_per_component)
         many = torch.stack([c.n_components >= enough for c in children]).all(0)
         may_gain = torch.stack(more).all(0) & (better | ~many)
         self.finished = not may_gain.any()
+        self._current = [_only(may_gain, child) for child in children]
 
     @property
     def _samples_per_component(self):
@@ -217,18 +233,17 @@ class Growth:
         part : Part
             With the same batch of tables.
         """
-        mixture, levels = fit_gaussian(*part), self.levels.flatten().tolist()
-        kept = {0: mixture}
-        for level in range(1, max(levels) + 1):
-            halves, prior = split(mixture)
-            grown = fit_em(*part, halves, prior, self._prior_samples, _N_ITER)
-            if not (grown.n_components > 0).all():
-                break
-            kept[level] = mixture = grown.select()
-        last = max(kept)
+        grown = [fit_gaussian(*part)]
+        reached = torch.zeros_like(self.levels)
+        for level in range(1, int(self.levels.max()) + 1):
+            may_grow = (reached == level - 1) & (self.levels >= level)
+            halves, prior = split(_only(may_grow, grown[-1]))
+            child = fit_em(*part, halves, prior, self._prior_samples, _N_ITER)
+            grown.append(child.select())
+            reached = torch.where(child.n_components > 0, level, reached)
         if not self.levels.ndim:
-            return kept[min(levels[0], last)]
-        return [kept[min(k, last)].select(i) for i, k in enumerate(levels)]
+            return grown[reached]
+        return [grown[k].select(i) for i, k in enumerate(reached.tolist())]
 
     def mixture(self, fold=0):
         """Return the mixture of the best level of a fold as it is; no batch."""
@@ -243,6 +258,11 @@ class Growth:
     def is_sparse(self):
         """Whether components have so few samples that a stronger prior may help."""
         return self._n < _FEW_SAMPLES * (self._d + 2) * self.n_components
+
+
+def _only(tables, mixture):
+    """The mixtures of some tables of a batch; those of others without weight."""
+    return mixture._replace(weights=mixture.weights * tables[..., None])
 
 
 def _row(weight, i):

@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold
 from torch import Tensor
 
 from skjko.flow import gaussian_mixture, threads
-from skjko.flow.mixture_growth import WEAK_PRIOR, Growth, Operations, Part
+from skjko.flow.mixture_growth import Growth, Operations, Part
 from skjko.transforms import rosenblatt
 from skjko.transforms.asinh import MIN_SAMPLES, in_widths, subsample
 from skjko.transforms.base import Elementwise, is_array, is_int
@@ -23,8 +23,9 @@ from skjko.typing import Floats
 # A feature gets a mixture if it seems to lack this much of a normal feature's entropy,
 # in nats: that of n samples rarely seems to.
 _LEAST_NEGENTROPY, _TIMES_SAMPLES = 0.01, 16.0
-# Floating-point operations for each feature's mixture.
-_OPERATIONS = 1e9
+# Floating-point operations for each feature's mixture, and components before which its
+# growth does not end: narrow peaks side by side need many.
+_OPERATIONS, _MIN_COMPONENTS = 1e9, 64
 # Below this number of samples several splits decide on the components, above it one
 # that holds out a share.
 _CROSS_VALIDATION_SAMPLES, _N_FOLDS, _VALIDATION_SHARE = 1000, 3, 0.25
@@ -157,6 +158,9 @@ def _fit(
     """Return columns, centres, widths and maps of the features that are not normal."""
     none: list[MixtureMap] = []
     nothing = np.zeros(0, int), np.zeros(0), np.zeros(0), none
+    # Equal samples would validate each other.
+    X, number = np.unique(X, axis=0, return_inverse=True)
+    weight = np.bincount(number.ravel(), weight)
     n = len(X)
     if n < MIN_SAMPLES:
         return nothing
@@ -182,16 +186,36 @@ def _fit(
 def _mixtures(x: Tensor, weight: Tensor) -> list[gaussian_mixture.Mixture]:
     """Return the mixture of every table of x, shape (n_tables, n, 1)."""
     n = x.shape[1]
-    whole = Part(x, weight)
     if n < _CROSS_VALIDATION_SAMPLES:
         pairs = list(KFold(_N_FOLDS).split(x[0]))
     else:
         n_held = math.ceil(_VALIDATION_SHARE * n)
         pairs = [(np.arange(n_held, n), np.arange(n_held))]
-    folds = [(Part(x[:, a], weight[a]), Part(x[:, b], weight[b])) for a, b in pairs]
-    growth = Growth(folds, WEAK_PRIOR)
-    growth.advance(Operations(_OPERATIONS * len(x)))
-    return growth.grown_again(whole) if len(folds) > 1 else growth.best()
+    folds = [
+        (_distinct(x[:, a], weight[a]), _distinct(x[:, b], weight[b])) for a, b in pairs
+    ]
+    n_train = len(pairs[0][0])
+    growth = Growth(folds, min_components=_MIN_COMPONENTS, n_samples=n_train)
+    growth.advance(Operations(_OPERATIONS))
+    if len(folds) == 1:
+        return growth.best()
+    return growth.grown_again(_distinct(x, weight))
+
+
+def _distinct(x: Tensor, weight: Tensor) -> Part:
+    """Return tables in which equal values are one, where that saves half of the work.
+
+    Tables with fewer values than others have some of no weight.
+    """
+    ordered, order = x[..., 0].sort()
+    number = torch.zeros_like(order)
+    number[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
+    n_distinct = int(number.max()) + 1
+    if 2 * n_distinct > x.shape[1]:
+        return Part(x, weight)
+    values = x.new_zeros((len(x), n_distinct)).scatter_(1, number, ordered)
+    total = x.new_zeros(values.shape).scatter_add_(1, number, weight[order])
+    return Part(values[..., None], total)
 
 
 def _negentropy(u: Floats, weight: Floats) -> float:

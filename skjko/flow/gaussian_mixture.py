@@ -63,7 +63,10 @@ class Mixture(NamedTuple):
 
     def coefficients(self):
         """Return the `coefficients` that :func:`log_prob` takes."""
-        factors = torch.linalg.cholesky(self.covariances)
+        d = self.means.shape[-1]
+        # LAPACK takes one small matrix after another.
+        root = torch.sqrt if d == 1 else torch.linalg.cholesky
+        factors = root(self.covariances)
         return coefficients(self.weights, self.means, factors)
 
     def select(self, index=...):
@@ -112,7 +115,7 @@ def coefficients(weights, means, factors):
     coefficients : Tensor of shape (..., n_components, (d + 1) * (d + 2) / 2)
     """
     d = means.shape[-1]
-    precisions = torch.cholesky_inverse(factors)
+    precisions = factors**-2 if d == 1 else torch.cholesky_inverse(factors)
     linear = (precisions @ means[..., None])[..., 0]
     constant = (
         weights.log().clamp_min(_REMOVED)

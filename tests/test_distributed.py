@@ -21,6 +21,7 @@ from helpers import quick
 from skjko import JKOFlowDensity, RungeKutta
 from skjko.callbacks import EarlyStopping
 from skjko.datasets import moons
+from skjko.distributed import gather_rows
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,20 @@ def run(folder):
         quick().fit(X[rank:])
     except ValueError as error:
         found["samples"] = str(error)
+    # The second process has more rows, in parts, one of them without any.
+    own = X[:300] if rank == 0 else iter(np.split(X[300:], [0, 500]))
+    shards = quick(batch_size=101).fit(gather_rows(own, np.float64))
+    found["shards"] = digest(shards), shards.n_blocks_
+    found["whole"] = digest(quick(batch_size=101).fit(X))
+    for name, own in {
+        "features": X if rank == 0 else X[:, :1],
+        "text": X if rank == 1 else np.array([["a", "b"]]),
+        "nothing": [],
+    }.items():
+        try:
+            gather_rows(own)
+        except ValueError as error:
+            found[name] = str(error)
     (folder / f"{rank}.json").write_text(json.dumps(found))
     last = quick(checkpoint=folder / "runs", **INTERRUPTED)
     if rank == 1:
@@ -140,6 +155,31 @@ def test_model_is_that_of_one_process(together, found, name):
     np.testing.assert_allclose(
         loaded.score_samples(X), alone.score_samples(X), rtol=0, atol=1e-3
     )
+
+
+def test_model_of_gathered_rows_is_that_of_all_rows(found):
+    for one in found:
+        weights, n_blocks = one["shards"]
+        assert n_blocks >= 1
+        assert weights == one["whole"] == found[0]["whole"]
+
+
+def test_rows_that_do_not_fit_together_are_an_error_in_all(found):
+    for one in found:
+        assert one["features"].startswith("The rows of process 1: 1 features, where")
+        assert one["text"].startswith("The rows of process 0: expected numbers")
+        assert one["nothing"] == "No process has any rows."
+
+
+def test_rows_of_one_process():
+    rows = gather_rows(part for part in np.array_split(X, 7))
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, X.astype(np.float32))
+    assert not rows.flags.writeable
+    with pytest.raises(ValueError, match="Got int64 instead"):
+        gather_rows(X, dtype=int)
+    with pytest.raises(ValueError, match="two dimensions"):
+        gather_rows([X[0]])
 
 
 def test_clock_and_seed_are_those_of_the_first(found):

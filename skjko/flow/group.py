@@ -34,9 +34,13 @@ class Group:
     def sum(self, tensors):
         """Sum tensors over the processes, in place."""
 
-    def same(self, value):
-        """Return the value that the first process has: a tensor, or any value."""
+    def same(self, value, source=0):
+        """Return the value that one process has: a tensor, or any value."""
         return value
+
+    def gather(self, value):
+        """Return the values of all processes."""
+        return [value]
 
     def check(self, values):
         """Check that some values are the same in all processes.
@@ -76,19 +80,24 @@ class Distributed(Group):
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def same(self, value):
-        """Return the value that the first process has: a tensor, or any value."""
+    def same(self, value, source=0):
+        """Return the value that one process has: a tensor, or any value."""
         if isinstance(value, torch.Tensor):
-            self._call(distributed.broadcast, value, 0)
+            self._call(distributed.broadcast, value, source)
             return value
         box = [value]
-        self._call(distributed.broadcast_object_list, box, 0)
+        self._call(distributed.broadcast_object_list, box, source)
         return box[0]
+
+    def gather(self, value):
+        """Return the values of all processes."""
+        of_all = [None] * self.size
+        self._call(distributed.all_gather_object, of_all, value)
+        return of_all
 
     def check(self, values):
         """Check that some values are the same in all processes."""
-        of_all = [None] * self.size
-        self._call(distributed.all_gather_object, of_all, values)
+        of_all = self.gather(values)
         for rank, others in enumerate(of_all):
             for name, value in of_all[0].items():
                 if others.get(name) != value:

@@ -262,7 +262,8 @@ class Growth:
 
 def _only(tables, mixture):
     """The mixtures of some tables of a batch; those of others without weight."""
-    return mixture._replace(weights=mixture.weights * tables[..., None])
+    weights, means, covariances = mixture
+    return Mixture(weights * tables[..., None], means, covariances)
 
 
 def _row(weight, i):

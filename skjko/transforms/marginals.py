@@ -160,7 +160,7 @@ def _fit(
     nothing = np.zeros(0, int), np.zeros(0), np.zeros(0), none
     # Equal samples would validate each other.
     X, number = np.unique(X, axis=0, return_inverse=True)
-    weight = np.bincount(number.ravel(), weight)
+    weight = np.bincount(number.ravel(), weight).astype(np.float64)
     n = len(X)
     if n < MIN_SAMPLES:
         return nothing

@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import importlib.util
+import os
+import secrets
 
 import pytest
 
@@ -10,11 +12,16 @@ import pytest
 # scikit-learn 1.9.
 collect_ignore = [
     f"skjko/{name}.py"
-    for name in ("dask", "pyod")
+    for name in ("dask", "pyod", "ray")
     if importlib.util.find_spec(name) is None
 ]
 if importlib.util.find_spec("sklearn.callback") is None:
     collect_ignore.append("skjko/callbacks.py")
+
+# Clusters of ray, in tests and examples, send no statistics, and leave no token in the
+# home folder.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from sklearn.base import OutlierMixin
-from sklearn.utils.validation import check_is_fitted
+
+from skjko.batches import empty_output, output_for, output_of
 
 __all__ = ["predict", "score_samples", "transform"]
 
@@ -47,7 +47,7 @@ def score_samples(estimator: Any, X: Any) -> Any:
     >>> scores.compute().shape
     (1000,)
     """
-    return _by_partitions(estimator, "score_samples", X, np.dtype(float))
+    return _by_partitions(estimator, "score_samples", X)
 
 
 def predict(estimator: Any, X: Any) -> Any:
@@ -70,8 +70,7 @@ def predict(estimator: Any, X: Any) -> Any:
     TypeError
         If X is neither.
     """
-    is_label = isinstance(estimator, OutlierMixin)
-    return _by_partitions(estimator, "predict", X, np.dtype(int if is_label else float))
+    return _by_partitions(estimator, "predict", X)
 
 
 def transform(estimator: Any, X: Any) -> Any:
@@ -94,28 +93,25 @@ def transform(estimator: Any, X: Any) -> Any:
     TypeError
         If X is neither.
     """
-    return _by_partitions(estimator, "transform", X, np.dtype(float))
+    return _by_partitions(estimator, "transform", X)
 
 
-def _by_partitions(estimator: Any, method: str, X: Any, dtype: np.dtype) -> Any:
-    check_is_fitted(estimator)
-    columns = None
-    if method == "transform":
-        columns = [str(name) for name in estimator.get_feature_names_out()]
+def _by_partitions(estimator: Any, method: str, X: Any) -> Any:
+    columns, dtype = output_of(estimator, method)
     if isinstance(X, da.Array):
         if X.ndim != 2:
             raise ValueError(f"X has {X.ndim} dimensions, not 2.")
         # A sample is in one chunk, with all of its features.
         X = X.rechunk({1: -1})
-        shape, dropped = ((0,), 1) if columns is None else ((0, len(columns)), None)
         return X.map_blocks(
-            _array,
+            output_for,
             estimator,
             method,
+            columns,
             dtype,
             dtype=dtype,
-            drop_axis=dropped,
-            meta=np.empty(shape, dtype),
+            drop_axis=1 if columns is None else None,
+            meta=empty_output(columns, dtype),
         )
     if not hasattr(X, "map_partitions"):
         raise TypeError(
@@ -130,21 +126,15 @@ def _by_partitions(estimator: Any, method: str, X: Any, dtype: np.dtype) -> Any:
         meta: Any = pd.Series(index=empty, dtype=dtype, name=method)
     else:
         meta = pd.DataFrame(index=empty, columns=columns, dtype=dtype)
-    return X.map_partitions(_frame, estimator, method, dtype, columns, meta=meta)
-
-
-def _array(rows: Any, estimator: Any, method: str, dtype: np.dtype) -> Any:
-    if not len(rows):
-        return np.empty((0,) if method != "transform" else rows.shape, dtype)
-    return np.asarray(getattr(estimator, method)(rows))
+    return X.map_partitions(_frame, estimator, method, columns, dtype, meta=meta)
 
 
 def _frame(
-    rows: Any, estimator: Any, method: str, dtype: np.dtype, columns: Any
+    rows: Any, estimator: Any, method: str, columns: list[str] | None, dtype: np.dtype
 ) -> Any:
     import pandas as pd
 
-    values = _array(rows, estimator, method, dtype)
+    values = output_for(rows, estimator, method, columns, dtype)
     if columns is None:
         return pd.Series(values, index=rows.index, name=method)
     return pd.DataFrame(values, index=rows.index, columns=columns)

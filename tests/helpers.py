@@ -5,6 +5,7 @@
 import copy
 import os
 import random
+import signal
 
 import numpy as np
 import torch
@@ -28,6 +29,34 @@ def quick(**parameters):
     """An estimator that trains in well under a second."""
     # A test may change the components of its estimator.
     return JKOFlowDensity(**{**copy.deepcopy(QUICK), **parameters})
+
+
+def killer(path):
+    """Return a function that kills the process of its first call, whichever that is.
+
+    Workers of a cluster get it by value: they need not import this module.
+    """
+
+    def kill():
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
+
+
+def killed_once(path):
+    """An estimator as `quick`, whose first fit kills its process."""
+    kill = killer(path)
+
+    class KilledOnce(JKOFlowDensity):
+        def fit(self, X, y=None, sample_weight=None):
+            kill()
+            return super().fit(X, y, sample_weight)
+
+    return KilledOnce(**copy.deepcopy(QUICK))
 
 
 def lumps(seed=2):

@@ -5,7 +5,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import quick
+from helpers import killed_once, quick
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import GridSearchCV
@@ -125,3 +125,25 @@ def test_search_and_scores_on_a_cluster_of_two_workers():
         scores = score_samples(best, da.from_array(X, chunks=(30, 2)))
         assert_allclose(client.compute(scores).result(), best.score_samples(X))
     assert isinstance(best, JKOFlowDensity)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_task_and_not_the_search(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    path = tmp_path / "killed"
+    search = GridSearchCV(
+        killed_once(path).set_params(max_blocks=0),
+        {"init": ["gaussian", "mixture"]},
+        cv=3,
+    )
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
+        # Every worker has X: it would be lost with the only one that has it.
+        parallel_config("dask", scatter=[X]),
+    ):
+        found = search.fit(X).cv_results_["mean_test_score"]
+    assert path.exists()
+    assert_allclose(found, search.fit(X).cv_results_["mean_test_score"])

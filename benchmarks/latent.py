@@ -151,7 +151,8 @@ def timed(function):
 def described(fitted):
     """What there is to know of a fit."""
     if hasattr(fitted, "n_blocks"):
-        return f"{fitted.n_blocks} blocks behind {fitted.start}, {fitted.note}"
+        parts = f"start {fitted.start}, blocks {fitted.n_blocks}, base {fitted.base}"
+        return f"{parts}, {fitted.note}"
     chosen = ", ".join(f"{name}={value}" for name, value in fitted.chosen.items())
     return getattr(fitted, "note", "") or chosen
 

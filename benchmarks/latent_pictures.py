@@ -17,13 +17,14 @@ def between(density, first, last):
     return density.inverse_transform(points.reshape(-1, points.shape[-1]))
 
 
-def from_base(density, samples):
-    """Latents on the paths of samples, from the base distribution to the data.
+def longest_paths(density, samples, n):
+    """Latents on the longest paths of samples, from the base distribution to the data.
 
     Positions between the blocks are mapped back by the transforms alone.
     """
     paths = density.trajectory(samples, n_between=2 * N, transforms=False)[::-1]
-    shown = paths[np.linspace(0, len(paths) - 1, N).round().astype(int)]
+    longest = np.argsort(-np.linalg.norm(paths[-1] - paths[0], axis=1))[:n]
+    shown = paths[np.linspace(0, len(paths) - 1, N).round().astype(int)][:, longest]
     return density.transforms_.inverse(np.concatenate(list(shown.swapaxes(0, 1))))
 
 
@@ -39,8 +40,8 @@ def rows(samples, images, latents, classes, flow, decode):
     if flow is not None:
         walks = between(flow, latents[:3], latents[3:6])
         found.append(("from a test image to another, by the flow", decode(walks)))
-        paths = from_base(flow, latents[:3])
-        found.append(("from the base to the data, by the flow", decode(paths)))
+        paths = longest_paths(flow, latents[:100], 3)
+        found.append(("longest paths of 100 test images, from the base", decode(paths)))
     return found
 
 

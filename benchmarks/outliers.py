@@ -132,6 +132,7 @@ ABLATIONS = {
     "skjko, typicality": partial(flow, statistic="typicality"),
     "skjko, flow behind a Gaussian": partial(of_density, init="gaussian"),
     "skjko, mixture alone": partial(of_density, max_blocks=0),
+    "skjko, trim 0": partial(flow, trim=0),
     "skjko, trim 0.1": partial(flow, trim=0.1),
 }
 PYOD = {

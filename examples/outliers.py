@@ -73,7 +73,7 @@ def tuned_pipeline():
             FunctionTransformer(np.log, feature_names_out="one-to-one"),
             JKOFlowOutlierDetector(density=density, random_state=0),
         ),
-        {"jkoflowoutlierdetector__trim": [0.0, 0.1]},
+        {"jkoflowoutlierdetector__trim": [0.0, "auto", 0.1]},
         scoring=make_scorer(roc_auc_score, response_method="decision_function"),
         # KFold, the default for outlier detectors, neither stratifies nor shuffles.
         cv=StratifiedKFold(2, shuffle=True, random_state=0),

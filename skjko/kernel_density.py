@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 import math
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -185,10 +185,24 @@ class KernelDensity(nn.Module):
         return cls(**state)
 
 
-def least_dense(n: int, X: Floats, *args: Any) -> NDArray[np.int_]:
-    """Return the n samples of the lowest density by kernels; `args` are of `fit`."""
-    scores = KernelDensity.fit(X, *args).score_samples(X)
-    return np.argsort(scores, kind="stable")[:n]
+def scores_by_others(
+    X: Floats,
+    weight: Floats,
+    bandwidth: float,
+    coded: dict[int, int],
+    rng: np.random.RandomState,
+) -> Floats:
+    """Return the log-density of every sample by kernels at other samples.
+
+    The parameters are those of `KernelDensity.fit`.
+    """
+    n, some = len(X), np.arange(len(X))
+    if n > _MAX_KERNELS:
+        some = np.sort(rng.choice(n, _MAX_KERNELS, replace=False))
+    density = KernelDensity.fit(X[some], weight[some], bandwidth, coded, rng)
+    scores = density.score_samples(X)
+    scores[some] = density.leave_one_out_scores()
+    return scores
 
 
 def _moments(X: Floats, share: Floats) -> tuple[Floats, Floats]:

@@ -8,14 +8,14 @@ from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from skjko.base import new_estimator, set_names, table_of
-from skjko.calibration import threshold_of, weighted_quantile
+from skjko.calibration import median_and_spread, threshold_of, weighted_quantile
 from skjko.callback_support import CallbackSupport
 from skjko.data import repeats, splits
 from skjko.data.frames import Table, check_values
@@ -23,7 +23,7 @@ from skjko.density import JKOFlowDensity
 from skjko.inputs import warn_user
 from skjko.io.persistence import Saved
 from skjko.io.registry import CLASSES
-from skjko.kernel_density import KernelDensity, least_dense
+from skjko.kernel_density import KernelDensity, scores_by_others
 from skjko.outlier_calibration import MAX_CALIBRATION_ROWS
 from skjko.outlier_density import default_density, set_support
 from skjko.outlier_reasons import OutlierReasons
@@ -38,6 +38,8 @@ _LEAST_TO_SCALE, _MOST_TO_SCALE = 20, 0.2
 _STATISTICS = ("combined", "likelihood", "typicality")
 # Kernels of the score, and of `trim`, where fine detail would hide a small cluster.
 _BANDWIDTH, _BANDWIDTH_TO_TRIM = 0.5, 3.0
+# Distances from the median to the lower quartile below which `trim="auto"` begins.
+_FAR_BELOW = 8.0
 
 
 class JKOFlowOutlierDetector(
@@ -72,10 +74,12 @@ class JKOFlowOutlierDetector(
         each standardized (see `score_samples`); that by the flow alone; or how near
         that is to the log-density of the model's own samples. See Notes.
 
-    trim : float, default=0.0
-        Share of the training samples, less than 1/2, that may be outliers themselves:
-        so many of the lowest kernel density, with kernels three standard deviations
-        wide, are left out. 0 is for clean samples.
+    trim : "auto" or float, default="auto"
+        Which training samples are left out, as outliers themselves, by their
+        log-density by kernels three standard deviations wide at the other samples. A
+        float, less than 1/2, is the share of those that have the lowest. "auto" leaves
+        out those that are eight times as far below the median as the lower quartile
+        is: few or none of clean samples. 0 leaves out none.
 
     calibration_fraction : float, default=0.1
         Share of the samples, at most 5000, that do not train, for p-values and the
@@ -164,7 +168,7 @@ class JKOFlowOutlierDetector(
         "threshold": [StrOptions({"false_alarm", "hdr"})],
         "false_alarm_rate": [RATE],
         "statistic": [StrOptions(set(_STATISTICS))],
-        "trim": [Interval(Real, 0, 0.5, closed="left")],
+        "trim": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="left")],
         "calibration_fraction": [Interval(Real, 0, 1, closed="left")],
         "density": [None, JKOFlowDensity],
         "random_state": ["random_state"],
@@ -177,7 +181,7 @@ class JKOFlowOutlierDetector(
         threshold: Literal["false_alarm", "hdr"] = "false_alarm",
         false_alarm_rate: float = 0.05,
         statistic: Literal["combined", "likelihood", "typicality"] = "combined",
-        trim: float = 0.0,
+        trim: float | Literal["auto"] = "auto",
         calibration_fraction: float = 0.1,
         density: JKOFlowDensity | None = None,
         random_state: Seed = None,
@@ -264,10 +268,8 @@ class JKOFlowOutlierDetector(
             least = min(_LEAST_TO_SCALE, int(_MOST_TO_SCALE * len(X)))
             train, held_out = splits.set_aside(train, max(n_aside, least), rng, groups)
         coded = {j: len(c.values) for j, c in self._categories.columns.items()}
-        self.n_trimmed_ = int(self.trim * len(train))
-        if self.n_trimmed_:
-            of = X[train], weight[train], _BANDWIDTH_TO_TRIM, coded, rng
-            train = np.delete(train, least_dense(self.n_trimmed_, *of))
+        trimmed = self._to_trim(X[train], weight[train], coded, rng)
+        self.n_trimmed_, train = len(trimmed), np.delete(train, trimmed)
         kernels = None
         if self.statistic == "combined":
             kernels = KernelDensity.fit(X[train], weight[train], _BANDWIDTH, coded, rng)
@@ -356,6 +358,23 @@ class JKOFlowOutlierDetector(
         self._calibrate(X)
         self._set_offset(X, np.ones(len(X)), rng)
         return self
+
+    def _to_trim(
+        self,
+        X: Floats,
+        weight: Floats,
+        coded: dict[int, int],
+        rng: np.random.RandomState,
+    ) -> NDArray[np.int_]:
+        """Return the numbers of training samples that are left out."""
+        is_auto = self.trim == "auto"
+        if self.trim == 0 or (is_auto and len(X) < _LEAST_TO_SCALE):
+            return np.arange(0)
+        scores = scores_by_others(X, weight, _BANDWIDTH_TO_TRIM, coded, rng)
+        if is_auto:
+            median, spread = median_and_spread(scores)
+            return np.flatnonzero(scores < median - _FAR_BELOW * spread)
+        return np.argsort(scores, kind="stable")[: int(self.trim * len(X))]
 
     def _set_offset(
         self, X: Floats, weight: Floats, rng: np.random.RandomState

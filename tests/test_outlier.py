@@ -702,7 +702,7 @@ def test_trimming_leaves_the_outliers_out():
     fresh = normal(500, 3, seed=3) @ MIXING.T
     settings = {"max_iter": 40, "calibration_fraction": 0.0}
     trimmed = quick(trim=0.15, **settings).fit(rows)
-    naive = quick(**settings).fit(rows)
+    naive = quick(trim=0, **settings).fit(rows)
     assert trimmed.n_trimmed_ == 75
     assert naive.n_trimmed_ == 0
 
@@ -713,6 +713,23 @@ def test_trimming_leaves_the_outliers_out():
 
     assert gap(trimmed) > 5
     assert gap(trimmed) > gap(naive) + 5
+
+
+@pytest.mark.parametrize("d", [2, 5, 20])
+def test_automatic_trimming_leaves_out_what_is_far_and_little_else(d):
+    clean, far = normal(500, d), normal(500, d, seed=1) + 30.0 * np.eye(d)[0]
+    settings = {"calibration_fraction": 0.0, "statistic": "likelihood"}
+    assert gaussian(**settings).fit(clean).n_trimmed_ <= 5
+    rows = np.vstack([clean, far[:10]])
+    detector = gaussian(**settings).fit(rows)
+    assert 10 <= detector.n_trimmed_ <= 15
+    # The density is that of the others.
+    of_clean = gaussian(trim=0, **settings).fit(clean)
+    gap = detector.score_samples(clean) - of_clean.score_samples(clean)
+    assert abs(gap.mean()) < 0.05
+    # Whatever the units; and never of next to no samples.
+    assert gaussian(**settings).fit(1e-3 * rows + 7).n_trimmed_ == detector.n_trimmed_
+    assert gaussian(**settings).fit(rows[-10:]).n_trimmed_ == 0
 
 
 # ------------------------------------------------------------------- awkward data

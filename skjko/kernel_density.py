@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skjko.data.repeats import effective_number
 from skjko.transforms.base import is_array
 from skjko.typing import Floats, State
 
@@ -78,7 +79,7 @@ class KernelDensity(nn.Module):
         cls,
         X: Floats,
         weight: Floats,
-        bandwidth: float,
+        bandwidth: float | None,
         coded: dict[int, int],
         rng: np.random.RandomState,
     ) -> Self:
@@ -89,8 +90,9 @@ class KernelDensity(nn.Module):
         X : ndarray of shape (n_samples, n_features)
         weight : ndarray of shape (n_samples,)
             Positive.
-        bandwidth : float
-            Standard deviation of the kernels, in those of every feature.
+        bandwidth : float or None
+            Standard deviation of the kernels, in those of every feature. None is that
+            of Silverman's rule, by the numbers of kernels and of columns [1]_.
         coded : dict of int to int
             Number of codes of every feature that has some.
         rng : RandomState
@@ -99,6 +101,11 @@ class KernelDensity(nn.Module):
         Returns
         -------
         density : KernelDensity
+
+        References
+        ----------
+        .. [1] B. W. Silverman, "Density estimation for statistics and data analysis",
+           1986, section 4.3.2.
         """
         d = X.shape[1]
         plain = [j for j in range(d) if j not in coded]
@@ -110,6 +117,9 @@ class KernelDensity(nn.Module):
         location, spread = _moments(values, weight / weight.sum())
         active = spread > 0
         columns, codes, location = columns[active], codes[active], location[active]
+        if bandwidth is None:
+            n, d = min(effective_number(weight), _MAX_KERNELS), len(columns)
+            bandwidth = (4 / ((d + 2) * n)) ** (1 / (d + 4))
         scale = np.maximum(bandwidth * spread[active], np.finfo(float).tiny)
         if len(X) > _MAX_KERNELS:
             chosen = np.sort(rng.choice(len(X), _MAX_KERNELS, replace=False))
@@ -188,7 +198,7 @@ class KernelDensity(nn.Module):
 def scores_by_others(
     X: Floats,
     weight: Floats,
-    bandwidth: float,
+    bandwidth: float | None,
     coded: dict[int, int],
     rng: np.random.RandomState,
 ) -> Floats:

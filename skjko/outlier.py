@@ -36,8 +36,8 @@ from skjko.typing import Floats, Seed, State, typed
 _LEAST_TO_SCALE, _MOST_TO_SCALE = 20, 0.2
 
 _STATISTICS = ("combined", "likelihood", "typicality")
-# Kernels of the score, and of `trim`, where fine detail would hide a small cluster.
-_BANDWIDTH, _BANDWIDTH_TO_TRIM = 0.5, 3.0
+# Of kernels for `trim`: fine detail would hide a small cluster.
+_BANDWIDTH_TO_TRIM = 3.0
 # Distances from the median to the lower quartile below which `trim="auto"` begins.
 _FAR_BELOW = 8.0
 
@@ -47,9 +47,9 @@ class JKOFlowOutlierDetector(
 ):
     """Outlier and novelty detection by the density of a normalizing flow (JKO-iFlow).
 
-    Samples are scored by the log-density of a flow, and by a kernel density with wide
-    kernels: the flow knows the fine structure, and the kernels what is far from all
-    samples. The lower of the two scores counts. Some samples are kept from training;
+    Samples are scored by the log-density of a flow, and by a kernel density with the
+    bandwidth of Silverman's rule: the flow knows the fine structure, and the kernels
+    what is far from all samples. The lower of the two scores counts. Some samples are kept from training;
     they turn scores into p-values that hold whatever the distribution [1]_.
 
     Parameters
@@ -272,7 +272,7 @@ class JKOFlowOutlierDetector(
         self.n_trimmed_, train = len(trimmed), np.delete(train, trimmed)
         kernels = None
         if self.statistic == "combined":
-            kernels = KernelDensity.fit(X[train], weight[train], _BANDWIDTH, coded, rng)
+            kernels = KernelDensity.fit(X[train], weight[train], None, coded, rng)
         set_support(density, support, coded)
         if density.random_state is None:
             density.random_state = rng.randint(2**31 - 1)

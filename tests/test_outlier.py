@@ -641,6 +641,17 @@ def test_codes_have_no_order():
     )
 
 
+def test_bandwidth_is_that_of_scikit_learn():
+    rows, new = normal(50, 3), normal(30, 3, seed=1)
+    rows = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    other = neighbors.KernelDensity(bandwidth="silverman").fit(rows).score_samples(new)
+    gap = kernels_of(rows, bandwidth=None).score_samples(new) - other
+    assert np.ptp(gap) < 1e-10
+    # Weights are repetitions, but for their number.
+    twice = kernels_of(rows, None, weight=np.full(50, 2.0)).score_samples(new)
+    np.testing.assert_allclose(twice, gap + other, rtol=1e-12)
+
+
 def test_a_constant_column_does_not_count():
     rows, new = normal(30, 2), normal(10, 2, seed=1)
     found = kernels_of(np.c_[rows, np.full(30, 0.1)]).score_samples(
@@ -652,8 +663,9 @@ def test_a_constant_column_does_not_count():
 def test_combined_score_is_the_lower_of_both():
     """Each less its median, in units of the distance to its lower quartile."""
     rows, new = normal(200, 2), 3 * normal(300, 2, seed=1)
-    detector = gaussian(statistic="combined", calibration_fraction=0).fit(rows)
-    flow, kernels = detector.density_, kernels_of(rows)
+    settings = {"statistic": "combined", "calibration_fraction": 0, "trim": 0}
+    detector = gaussian(**settings).fit(rows)
+    flow, kernels = detector.density_, kernels_of(rows, bandwidth=None)
     expected = []
     for usual, scores in (
         (flow.score_samples(rows), flow.score_samples(new)),

@@ -49,8 +49,9 @@ class JKOFlowOutlierDetector(
 
     Samples are scored by the log-density of a flow, and by a kernel density with the
     bandwidth of Silverman's rule: the flow knows the fine structure, and the kernels
-    what is far from all samples. The lower of the two scores counts. Some samples are kept from training;
-    they turn scores into p-values that hold whatever the distribution [1]_.
+    what is far from all samples. The lower of the two scores counts. Some samples are
+    kept from training; they turn scores into p-values that hold whatever the
+    distribution [1]_.
 
     Parameters
     ----------

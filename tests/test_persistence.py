@@ -160,7 +160,11 @@ CASES = {
     ),
     "transforms given": (
         quick(
-            init="mixture", transforms=ALL_MAPS, bounds={3: (0, None)}, random_state=1
+            init="mixture",
+            transforms=ALL_MAPS,
+            bounds={3: (0, None)},
+            max_iter=60,
+            random_state=1,
         ),
         varied(240, seed=2),
         {},

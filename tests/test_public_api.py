@@ -10,6 +10,7 @@ import pytest
 import skjko
 import skjko.callbacks
 import skjko.datasets
+import skjko.distributed
 import skjko.io
 import skjko.metrics
 import skjko.plots
@@ -28,6 +29,7 @@ PACKAGES = (
     skjko.transforms,
     skjko.metrics,
     skjko.datasets,
+    skjko.distributed,
     skjko.plots,
     skjko.io,
 )

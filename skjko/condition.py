@@ -237,7 +237,7 @@ class Condition:
             raise ValueError(
                 "A file without pickle cannot hold a regressor of your own, here a "
                 f"{type(self.regressor).__name__}. Use regressor='auto', or save the "
-                "estimator with pickle, joblib or skops."
+                "estimator with pickle or joblib."
             )
         names = ("encoder", "locations", "scales", "range")
         return {name: getattr(self, name) for name in names}

@@ -6,9 +6,9 @@ Two protocols. One-class: a random half of the normal samples trains, the other 
 all anomalies test. Contaminated: 70 % of all samples train, anomalies among them, and
 30 % test. All detectors get the same samples, standardised by the training samples, and
 have one set of parameters for all tables. All tables of ADBench were looked at when
-those of skjko were chosen. With --images the tables are 30 others, which were not: 16
-principal components of MNIST's images, with one digit normal, or all but one; and the
-pixels of scikit-learn's digits, all but one.
+those of skjko were chosen. With --images the tables are 30 others, on which they were
+checked: 16 principal components of MNIST's images, with one digit normal, or all but
+one; and the pixels of scikit-learn's digits, all but one.
 
 Results go into a CSV file, a line a fit; what is in the file is not run again. Markdown
 tables are printed at the end, or with --report alone: mean AUROC, average precision,

@@ -118,8 +118,8 @@ class KernelDensity(nn.Module):
         active = spread > 0
         columns, codes, location = columns[active], codes[active], location[active]
         if bandwidth is None:
-            n, d = min(effective_number(weight), _MAX_KERNELS), len(columns)
-            bandwidth = (4 / ((d + 2) * n)) ** (1 / (d + 4))
+            n, n_columns = min(effective_number(weight), _MAX_KERNELS), len(columns)
+            bandwidth = (4 / ((n_columns + 2) * n)) ** (1 / (n_columns + 4))
         scale = np.maximum(bandwidth * spread[active], np.finfo(float).tiny)
         if len(X) > _MAX_KERNELS:
             chosen = np.sort(rng.choice(len(X), _MAX_KERNELS, replace=False))
@@ -206,12 +206,14 @@ def scores_by_others(
 
     The parameters are those of `KernelDensity.fit`.
     """
-    n, some = len(X), np.arange(len(X))
+    n, has_kernel = len(X), np.ones(len(X), dtype=bool)
     if n > _MAX_KERNELS:
-        some = np.sort(rng.choice(n, _MAX_KERNELS, replace=False))
-    density = KernelDensity.fit(X[some], weight[some], bandwidth, coded, rng)
-    scores = density.score_samples(X)
-    scores[some] = density.leave_one_out_scores()
+        has_kernel[rng.permutation(n)[_MAX_KERNELS:]] = False
+    some = X[has_kernel], weight[has_kernel]
+    density, scores = KernelDensity.fit(*some, bandwidth, coded, rng), np.empty(n)
+    scores[has_kernel] = density.leave_one_out_scores()
+    if not has_kernel.all():
+        scores[~has_kernel] = density.score_samples(X[~has_kernel])
     return scores
 
 

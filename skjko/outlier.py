@@ -76,11 +76,11 @@ class JKOFlowOutlierDetector(
         that is to the log-density of the model's own samples. See Notes.
 
     trim : "auto" or float, default="auto"
-        Which training samples are left out, as outliers themselves, by their
-        log-density by kernels three standard deviations wide at the other samples. A
-        float, less than 1/2, is the share of those that have the lowest. "auto" leaves
-        out those that are eight times as far below the median as the lower quartile
-        is: few or none of clean samples. 0 leaves out none.
+        Training samples that are left out as outliers. Their log-density is estimated
+        by Gaussian kernels at the other samples, three standard deviations wide. "auto"
+        leaves out samples that are more than eight times as far below the median as the
+        lower quartile is. A float, less than 1/2, is the share of the samples that is
+        left out, those of the lowest log-density; 0 leaves out none.
 
     calibration_fraction : float, default=0.1
         Share of the samples, at most 5000, that do not train, for p-values and the

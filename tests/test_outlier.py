@@ -647,7 +647,7 @@ def test_bandwidth_is_that_of_scikit_learn():
     other = neighbors.KernelDensity(bandwidth="silverman").fit(rows).score_samples(new)
     gap = kernels_of(rows, bandwidth=None).score_samples(new) - other
     assert np.ptp(gap) < 1e-10
-    # Weights are repetitions, but for their number.
+    # The unit of the weights does not count.
     twice = kernels_of(rows, None, weight=np.full(50, 2.0)).score_samples(new)
     np.testing.assert_allclose(twice, gap + other, rtol=1e-12)
 
@@ -727,14 +727,15 @@ def test_trimming_leaves_the_outliers_out():
     assert gap(trimmed) > gap(naive) + 5
 
 
-@pytest.mark.parametrize("d", [2, 5, 20])
-def test_automatic_trimming_leaves_out_what_is_far_and_little_else(d):
-    clean, far = normal(500, d), normal(500, d, seed=1) + 30.0 * np.eye(d)[0]
+# Of 3000 samples not all have a kernel.
+@pytest.mark.parametrize("n, d", [(500, 2), (500, 5), (500, 20), (3000, 5)])
+def test_automatic_trimming_leaves_out_what_is_far_and_little_else(n, d):
+    clean, far = normal(n, d), normal(n, d, seed=1) + 30.0 * np.eye(d)[0]
     settings = {"calibration_fraction": 0.0, "statistic": "likelihood"}
-    assert gaussian(**settings).fit(clean).n_trimmed_ <= 5
+    assert gaussian(**settings).fit(clean).n_trimmed_ <= 0.01 * n
     rows = np.vstack([clean, far[:10]])
     detector = gaussian(**settings).fit(rows)
-    assert 10 <= detector.n_trimmed_ <= 15
+    assert 10 <= detector.n_trimmed_ <= 10 + 0.01 * n
     # The density is that of the others.
     of_clean = gaussian(trim=0, **settings).fit(clean)
     gap = detector.score_samples(clean) - of_clean.score_samples(clean)

@@ -290,12 +290,19 @@ def run(names, methods, splits, limit):
 
 
 def report(rows):
-    """Print a table of means and standard errors."""
+    """Print a table of means and standard errors, and of what blocks gained.
+
+    "- skjko" is the difference of -log p to that of skjko on the same splits.
+    """
     print(
-        "| table | method | splits | -log p | published | coverage | CRPS | RMSE "
-        "| seconds |"
+        "| table | method | splits | -log p | - skjko | published | coverage | CRPS "
+        "| RMSE | seconds | fits with blocks | their gain in validation |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"|{'---|' * 12}")
+    own = {(r["table"], r["split"]): r["nll"] for r in rows if r["method"] == "skjko"}
+    for r in rows:
+        if "nll" in r and r["method"] != "skjko" and (r["table"], r["split"]) in own:
+            r["behind"] = r["nll"] - own[r["table"], r["split"]]
     keys = dict.fromkeys((r["table"], r["method"]) for r in rows)
     order = {name: i for i, name in enumerate(TABLES.split(","))}
     for table, method in sorted(keys, key=lambda key: order[key[0]]):
@@ -305,14 +312,20 @@ def report(rows):
             values = np.array([r[key] for r in some if key in r])
             if not len(values):
                 return "-"
-            error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0
+            if len(values) == 1:
+                return f"{values[0]:.{digits}f}"
+            error = values.std(ddof=1) / np.sqrt(len(values))
             return f"{values.mean():.{digits}f} ± {error:.{digits}f}"
 
         coverage = 100 * np.mean([r["coverage"] for r in some])
+        gains = [r["gain"] for r in some if r.get("blocks")]
+        gain = f"{np.mean(gains):.2f}" if gains else "-"
+        n_kept = len(gains) if "blocks" in some[0] else "-"
         print(
             f"| {table} | {method} | {len(some)} | {told('nll', 2)} "
-            f"| {PUBLISHED[table]:.2f} | {coverage:.1f} % | {told('crps', 3)} "
-            f"| {told('rmse', 3)} | {told('seconds', 0)} |"
+            f"| {told('behind', 2)} | {PUBLISHED[table]:.2f} | {coverage:.1f} % "
+            f"| {told('crps', 3)} | {told('rmse', 3)} | {told('seconds', 0)} "
+            f"| {n_kept} | {gain} |"
         )
 
 

@@ -50,7 +50,7 @@ pytestmark = [
 
 class Silent(SimpleHTTPRequestHandler):
     def log_message(self, *args):
-        pass
+        """Keep requests out of the output."""
 
 
 @pytest.fixture(scope="module")

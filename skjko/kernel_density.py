@@ -26,7 +26,7 @@ _FARTHEST = torch.tensor(1e150, dtype=torch.float64, device="cpu")
 class KernelDensity(nn.Module):
     """Log-density, up to a constant, of Gaussian kernels around training samples.
 
-    Distances are in standard deviations of every feature. A feature of codes is as many
+    Distances are in units of every feature (see `fit`). A feature of codes is as many
     indicators as it has codes; one that is constant does not count.
 
     Parameters
@@ -92,7 +92,9 @@ class KernelDensity(nn.Module):
             Positive.
         bandwidth : float or None
             Standard deviation of the kernels, in those of every feature. None is that
-            of Silverman's rule, by the numbers of kernels and of columns [1]_.
+            of Silverman's rule, by the numbers of kernels and of columns [1]_, in
+            standard deviations of normal values that reach as far: a feature that
+            nearly always has one value would make samples with another one outliers.
         coded : dict of int to int
             Number of codes of every feature that has some.
         rng : RandomState
@@ -114,11 +116,14 @@ class KernelDensity(nn.Module):
         codes = np.array([*[math.nan] * len(plain), *(float(k) for _, k in pairs)])
         values = X[:, columns]
         values = np.where(np.isnan(codes), values, values == codes)
-        location, spread = _moments(values, weight / weight.sum())
+        location, spread, reach = _extent(values, weight / weight.sum())
         active = spread > 0
         columns, codes, location = columns[active], codes[active], location[active]
         if bandwidth is None:
-            n, n_columns = min(effective_number(weight), _MAX_KERNELS), len(columns)
+            n, n_columns = effective_number(weight), len(columns)
+            # The largest of n normal values is so many standard deviations away.
+            spread = reach / math.sqrt(2 * math.log(max(n, 2)))
+            n = min(n, _MAX_KERNELS)
             bandwidth = (4 / ((n_columns + 2) * n)) ** (1 / (n_columns + 4))
         scale = np.maximum(bandwidth * spread[active], np.finfo(float).tiny)
         if len(X) > _MAX_KERNELS:
@@ -217,13 +222,20 @@ def scores_by_others(
     return scores
 
 
-def _moments(X: Floats, share: Floats) -> tuple[Floats, Floats]:
-    """Weighted mean and standard deviation of every column."""
+def _extent(X: Floats, share: Floats) -> tuple[Floats, Floats, Floats]:
+    """Weighted mean and standard deviation of every column, and how far it reaches.
+
+    That is the largest distance from the mean.
+    """
     # Near one by a power of two, which changes no digit: squares are taken.
     exponent = np.frexp(np.abs(X).max(axis=0, initial=0.0))[1]
     X = np.ldexp(X, -exponent)
     mean = share @ X
-    spread = np.sqrt(share @ (X - mean) ** 2)
+    distance = np.abs(X - mean)
+    spread = np.sqrt(share @ distance**2)
     # The mean of equal values may differ from them by rounding.
     spread[np.ptp(X, axis=0) == 0] = 0.0
-    return np.ldexp(mean, exponent), np.ldexp(spread, exponent)
+    mean, spread, reach = (
+        np.ldexp(one, exponent) for one in (mean, spread, distance.max(axis=0))
+    )
+    return mean, spread, reach

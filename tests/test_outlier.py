@@ -642,14 +642,26 @@ def test_codes_have_no_order():
 
 
 def test_bandwidth_is_that_of_scikit_learn():
+    """On samples that reach as far as so many of a standard normal."""
     rows, new = normal(50, 3), normal(30, 3, seed=1)
-    rows = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    rows -= rows.mean(axis=0)
+    rows *= np.sqrt(2 * np.log(50)) / np.abs(rows).max(axis=0)
     other = neighbors.KernelDensity(bandwidth="silverman").fit(rows).score_samples(new)
     gap = kernels_of(rows, bandwidth=None).score_samples(new) - other
     assert np.ptp(gap) < 1e-10
     # The unit of the weights does not count.
     twice = kernels_of(rows, None, weight=np.full(50, 2.0)).score_samples(new)
     np.testing.assert_allclose(twice, gap + other, rtol=1e-12)
+
+
+def test_a_rare_value_is_not_the_farther_the_rarer_it_is():
+    """In standard deviations of a feature it would be."""
+    rows = np.c_[normal(1000, 2), np.zeros(1000)]
+    between, far = [0.0, 0.0, 0.5], [6.0, 0.0, 0.0]
+    for n in (100, 20, 5):
+        rows[:, 2] = np.arange(1000) < n
+        scores = kernels_of(rows, None).score_samples(np.array([between, far]))
+        assert scores[0] > scores[1]
 
 
 def test_a_constant_column_does_not_count():

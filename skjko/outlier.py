@@ -47,11 +47,10 @@ class JKOFlowOutlierDetector(
 ):
     """Outlier and novelty detection by the density of a normalizing flow (JKO-iFlow).
 
-    Samples are scored by the log-density of a flow, and by a kernel density with the
-    bandwidth of Silverman's rule: the flow knows the fine structure, and the kernels
-    what is far from all samples. The lower of the two scores counts. Some samples are
-    kept from training; they turn scores into p-values that hold whatever the
-    distribution [1]_.
+    Samples are scored by the log-density of a flow, and by a kernel density: the flow
+    knows the fine structure, and the kernels what is far from all samples. The lower of
+    the two scores counts. Some samples are kept from training; they turn scores into
+    p-values that hold whatever the distribution [1]_.
 
     Parameters
     ----------
@@ -91,7 +90,8 @@ class JKOFlowOutlierDetector(
 
     density : JKOFlowDensity or None, default=None
         The density to fit; it is cloned. None is a flow of at most one block behind a
-        mixture, which takes the values of discrete features for continuous ones.
+        mixture, without other transforms, which takes the values of discrete features
+        for continuous ones.
 
     random_state : int, RandomState instance or None, default=None
         Calibration samples, the density's random state (if it has none), kernels, own

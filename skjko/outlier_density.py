@@ -13,7 +13,9 @@ from skjko.support import Support
 
 def default_density() -> JKOFlowDensity:
     """Return the density that a detector fits if it is not given one."""
+    # Maps of single features would make spikes of values that are repeated.
     return JKOFlowDensity(
+        transforms=None,
         init="mixture",
         discrete=None,
         field=MLPField((64, 64), "silu"),

@@ -17,8 +17,8 @@ from skjko.typing import Floats, State
 # Training samples that carry a kernel: more cost time, and say little more of a density
 # this smooth.
 _MAX_KERNELS = 2000
-# Rows that are scored at once, for memory.
-_BATCH = 1000
+# Rows that are scored at once: what is computed for them stays in the cache.
+_BATCH = 250
 # Squares of scaled values stay finite. A tensor, for exporters round other numbers.
 _FARTHEST = torch.tensor(1e150, dtype=torch.float64, device="cpu")
 

@@ -92,9 +92,10 @@ class KernelDensity(nn.Module):
             Positive.
         bandwidth : float or None
             Standard deviation of the kernels, in those of every feature. None is that
-            of Silverman's rule, by the numbers of kernels and of columns [1]_, in
-            standard deviations of normal values that reach as far: a feature that
-            nearly always has one value would make samples with another one outliers.
+            of Silverman's rule, by the numbers of kernels and of columns [1]_; its unit
+            is the largest distance from the mean over sqrt(2 log n), the standard
+            deviation if values are normal. In standard deviations any rare value of a
+            feature that is nearly constant would be far from all kernels.
         coded : dict of int to int
             Number of codes of every feature that has some.
         rng : RandomState
@@ -223,10 +224,7 @@ def scores_by_others(
 
 
 def _extent(X: Floats, share: Floats) -> tuple[Floats, Floats, Floats]:
-    """Weighted mean and standard deviation of every column, and how far it reaches.
-
-    That is the largest distance from the mean.
-    """
+    """Weighted mean and standard deviation, and largest distance from the mean."""
     # Near one by a power of two, which changes no digit: squares are taken.
     exponent = np.frexp(np.abs(X).max(axis=0, initial=0.0))[1]
     X = np.ldexp(X, -exponent)
@@ -235,7 +233,5 @@ def _extent(X: Floats, share: Floats) -> tuple[Floats, Floats, Floats]:
     spread = np.sqrt(share @ distance**2)
     # The mean of equal values may differ from them by rounding.
     spread[np.ptp(X, axis=0) == 0] = 0.0
-    mean, spread, reach = (
-        np.ldexp(one, exponent) for one in (mean, spread, distance.max(axis=0))
-    )
-    return mean, spread, reach
+    reach = distance.max(axis=0)
+    return tuple(np.ldexp(one, exponent) for one in (mean, spread, reach))
